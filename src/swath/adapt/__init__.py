@@ -1,0 +1,1 @@
+"""Tasks, tunings, merging and uncertainty: fitting an encoder to a job."""

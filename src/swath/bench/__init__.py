@@ -1,0 +1,1 @@
+"""Suites, protocols, records and statistics: what is known, and how well."""

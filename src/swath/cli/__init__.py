@@ -1,0 +1,1 @@
+"""The command `swath`: one file per verb; heavy imports stay inside the functions."""

@@ -1,0 +1,51 @@
+"""What verbs print: a table for people, JSON for programs. Nothing else writes to standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def say(text: str = "") -> None:
+    """A line for people."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """A line on standard error: progress and remarks that a pipe must not see."""
+    sys.stderr.write(text + "\n")
+
+
+def answer_json(value: Any) -> None:
+    """One JSON document."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """Rows of equal keys as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title or None, title_justify="left")
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*("" if row.get(c) is None else str(row.get(c)) for c in columns))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(grid)
+
+
+def answer(value: Any, as_json: bool, title: str = "") -> None:
+    """A list of rows or a mapping, as JSON or for people."""
+    if as_json:
+        answer_json(value)
+    elif isinstance(value, Mapping):
+        width = max((len(str(k)) for k in value), default=0)
+        for key, item in value.items():
+            say(f"{key!s:<{width}}  {item}")
+    else:
+        table(value, title)

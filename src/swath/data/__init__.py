@@ -1,0 +1,1 @@
+"""Where pixels come from: cards, sources, samplers, streams, splits, checks."""

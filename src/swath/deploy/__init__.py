@@ -1,0 +1,1 @@
+"""Map, embed, polygons, export and serve: using a model on any scene."""

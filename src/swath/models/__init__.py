@@ -1,0 +1,1 @@
+"""Encoders, decoders, tokenizers and the records of published weights."""

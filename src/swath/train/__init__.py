@@ -1,0 +1,1 @@
+"""One loop for pretraining and tuning, on PyTorch's own engine."""

@@ -1,0 +1,1 @@
+"""The simulated Earth: one state, every sensor rendered from it."""
