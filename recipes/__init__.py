@@ -1,0 +1,1 @@
+"""Runs as Python functions, one file per published recipe."""

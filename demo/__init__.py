@@ -1,0 +1,1 @@
+"""The demo: one page, one chapter per room, all on the simulated Earth."""

@@ -1,0 +1,30 @@
+"""The command line: exit codes, one readable block, JSON."""
+
+import json
+import subprocess
+import sys
+
+
+def swath(*words):
+    return subprocess.run([sys.executable, "-m", "swath.cli", *words], capture_output=True, text=True)
+
+
+def test_list_and_show():
+    families = json.loads(swath("list", "--json").stdout)
+    assert {"family": "sensors"} in families
+    names = [r["name"] for r in json.loads(swath("list", "sensors", "--json").stdout)]
+    assert "sentinel2-l2a" in names
+    card = json.loads(swath("show", "sensors", "sentinel2-l2a", "--json").stdout)
+    assert [b["name"] for b in card["bands"]][:4] == ["coastal", "blue", "green", "red"]
+
+
+def test_a_mistake_is_two_lines_and_code_two():
+    for words in (["lst"], ["list", "sensor_s"], ["show", "sensors", "sentinel2-l2b"]):
+        done = swath(*words)
+        assert done.returncode == 2 and done.stderr.startswith("error: unknown") and "Traceback" not in done.stderr
+        assert "did you mean" in done.stderr
+
+
+def test_debug_shows_the_traceback():
+    done = swath("--debug", "show", "sensors", "nothing")
+    assert "Traceback" in done.stderr
