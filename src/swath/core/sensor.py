@@ -144,12 +144,21 @@ def _band(table: dict[str, Any]) -> Band:
     return Band(**known)
 
 
+def _series(name: str, count: int, first_nm: float, last_nm: float, fwhm: float) -> list[dict[str, Any]]:
+    """Evenly spaced bands `name001`, `name002`, ...: an imaging spectrometer in one line."""
+    step = (last_nm - first_nm) / (count - 1)
+    return [{"name": f"{name}{i + 1:03d}", "nm": round(first_nm + i * step, 2), "fwhm": fwhm} for i in range(count)]
+
+
 def read_sensor(name: str, path: Traversable) -> Sensor:
-    """Read a sensor's TOML: product-wide values under `[default]`, one `[[band]]` table each."""
+    """Read a sensor's TOML: product-wide values under `[default]`, one table a `band`, one a `series` of bands."""
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     shared = {k: v for k, v in data.get("default", {}).items() if k in _BAND_DEFAULTS}
     try:
-        bands = tuple(_band({**shared, **b}) for b in data["band"])
+        tables = [*data.get("band", ()), *(b for run in data.get("series", ()) for b in _series(**run))]
+        if not tables:
+            raise KeyError("band")
+        bands = tuple(_band({**shared, **b}) for b in tables)
         classes = tuple(sorted((int(k), str(v)) for k, v in data.get("classes", {}).items()))
         head = {k: data[k] for k in ("kind", "nodata", "dtype", "body", "title", "source") if k in data}
         return Sensor(id=name, bands=bands, classes=classes, **head)
