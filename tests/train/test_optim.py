@@ -1,0 +1,102 @@
+"""Groups, layer decay and schedules."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_train import ToyEncoder, ToyTask
+
+from swath.core import UserError
+from swath.train import LoopConfig
+from swath.train.optim import blocks_of, build, depth_of, drops, groups, lr_factor, worth_going_on
+
+
+def config(**more):
+    return LoopConfig(**{"steps": 100, **more})
+
+
+def test_blocks_are_found_by_shape_not_by_name():
+    assert [n for n, _ in blocks_of(ToyEncoder(depth=4))] == [f"blocks.{i}" for i in range(4)]
+    stages = torch.nn.Module()
+    stages.body = torch.nn.Sequential(*(ToyEncoder(depth=2) for _ in range(2)))
+    assert [n for n, _ in blocks_of(stages)] == [f"body.{i}.blocks.{j}" for i in range(2) for j in range(2)]
+
+
+def test_layer_decay_grows_with_depth():
+    rows = groups(ToyTask(), config(layer_decay=0.5))
+    scale = {n: g["scale"] for g in rows for n in g["names"]}
+    assert scale["encoder.embed.weight"] == 0.5**4
+    assert scale["encoder.blocks.0.up.weight"] == 0.5**3
+    assert scale["encoder.blocks.2.up.weight"] == 0.5
+    assert scale["encoder.norm.weight"] == scale["head.weight"] == 1.0
+    assert depth_of(ToyEncoder())["blocks.1.norm.weight"] == 2
+
+
+def test_vectors_do_not_decay_and_frozen_ones_are_absent():
+    module = ToyTask()
+    module.encoder.embed.requires_grad_(False)
+    rows = groups(module, config(weight_decay=0.1))
+    decay = {n: g["weight_decay"] for g in rows for n in g["names"]}
+    assert decay["head.weight"] == 0.1
+    assert decay["head.bias"] == decay["encoder.norm.weight"] == 0.0
+    assert "encoder.embed.weight" not in decay
+    module.requires_grad_(False)
+    with pytest.raises(UserError, match="everything is frozen"):
+        groups(module, config())
+
+
+def test_schedules_at_known_points():
+    cos = config(schedule="cosine", warmup=10, floor=0.1)
+    assert lr_factor(cos, 0, 110) == pytest.approx(1 / 11)
+    assert lr_factor(cos, 10, 110) == 1.0
+    assert lr_factor(cos, 60, 110) == pytest.approx(0.55)
+    assert lr_factor(cos, 110, 110) == pytest.approx(0.1)
+    assert lr_factor(config(schedule="linear"), 25, 100) == 0.75
+    steps = config(schedule="multistep", milestones=(0.6, 80), gamma=0.1)
+    assert [lr_factor(steps, s, 100) for s in (59, 60, 80)] == pytest.approx([1, 0.1, 0.01])
+    assert lr_factor(config(schedule="constant"), 99, 100) == 1.0
+    assert lr_factor(config(warmup=0.5), 24, 100) == pytest.approx(25 / 51)
+
+
+def test_plateau_and_patience_look_at_history_only():
+    flat = [0.5, 0.6, 0.6, 0.6, 0.6, 0.7]
+    assert drops(flat, 3, 1) == 1
+    assert lr_factor(config(schedule="plateau", plateau_patience=3), 9, 100, flat) == pytest.approx(0.1)
+    assert drops([3, 2, 1], 2, -1) == 0
+    assert worth_going_on([0.5, 0.6, 0.6], 2, 1)
+    assert not worth_going_on([0.5, 0.6, 0.6, 0.5], 2, 1)
+    assert worth_going_on([], 1, 1)
+
+
+@given(st.integers(0, 1000), st.integers(1, 1000), st.floats(0, 0.9), st.sampled_from(["cosine", "linear"]))
+def test_the_factor_stays_between_zero_and_one(step, total, warmup, schedule):
+    value = lr_factor(config(schedule=schedule, warmup=warmup), min(step, total), total)
+    assert 0 <= value <= 1
+    assert math.isfinite(value)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_optimisers_reduce_a_quadratic(name):
+    module = torch.nn.Linear(4, 4)
+    target = torch.eye(4)
+    rate = {"adamw": 0.05, "sgd": 0.05, "lars": 20.0}[name]
+    optimizer = build(module, config(optimizer=name, weight_decay=0.0))
+    for g in optimizer.param_groups:
+        g["lr"] = rate
+    losses = []
+    for _ in range(60):
+        loss = ((module.weight - target) ** 2).sum() + (module.bias**2).sum() * 0.01
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_config_refuses():
+    with pytest.raises(UserError, match="either"):
+        LoopConfig()
+    with pytest.raises(UserError, match="multiple"):
+        LoopConfig(steps=1, batch_size=10, accumulate=3)
