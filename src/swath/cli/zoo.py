@@ -1,0 +1,85 @@
+"""`swath zoo`: run and verify reference fixtures, list official keys, write model cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Parity of encoders with their references; keys; cards.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
+
+
+@app.command()
+def run(
+    oracle: Annotated[Path, typer.Argument(help="Folder of one fixture: meta.json, weights, inputs.")],
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write the outputs to.")],
+) -> None:
+    """Build what meta.json describes, load its weights, run its inputs; the load proof is printed as JSON."""
+    from swath.cli.output import answer_json
+    from swath.models.zoo import run_oracle, write_outputs
+
+    outputs, proof = run_oracle(oracle)
+    write_outputs(outputs, out)
+    answer_json(proof.plain())
+
+
+@app.command()
+def verify(
+    oracles: Annotated[list[Path], typer.Argument(help="Folders of fixtures.")],
+    every: Annotated[bool, typer.Option("--every", help="One row per output, not per fixture.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare our outputs and layers with the stored ones (3e-5 absolute, 1e-4 relative); exit 1 on a difference."""
+    from dataclasses import asdict
+
+    from swath.cli.output import answer
+    from swath.models.zoo import verify as check
+
+    results = [(f.name, check(f)) for f in oracles]
+    rows = [asdict(r) for _, rs in results for r in rs]
+    if not every:
+        rows = [
+            {
+                "oracle": name,
+                "outputs": len(rs),
+                "passed": sum(r.ok for r in rs),
+                "worst ratio": f"{max(r.ratio for r in rs):.3g}",
+                "failed": "; ".join(f"{r.output} {r.note}".strip() for r in rs if not r.ok)[:200],
+            }
+            for name, rs in results
+        ]
+    answer(rows, as_json)
+    if not all(r.ok for _, rs in results for r in rs):
+        raise typer.Exit(1)
+
+
+@app.command()
+def keys(
+    name: Annotated[str, typer.Argument(help="A published full-size model; none lists their names.")] = "",
+) -> None:
+    """Print the official `key:shape` list of a full-size model; nothing is allocated."""
+    from swath.cli.output import say
+    from swath.models.zoo import full_keys, full_names
+
+    for line in full_keys(name) if name else sorted(full_names()):
+        say(line)
+
+
+@app.command()
+def card(
+    name: Annotated[str, typer.Argument(help="An encoder, such as croma or croma/large, or a weights record.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write the card to this file.")] = None,
+) -> None:
+    """Write a model card: licence, data, bands, parameters, parity."""
+    from swath.cli.output import say
+    from swath.models.cards import model_card
+
+    text = model_card(name)
+    if out is None:
+        say(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+        say(str(out))

@@ -1,0 +1,79 @@
+"""The shared transformer trunk: pre-norm blocks whose parameter names are those of the published ViTs.
+
+x = x + ls1(attn(norm1(x))); x = x + ls2(mlp(norm2(x))). Attention runs through PyTorch's fused kernel.
+An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one `qkv` projection. `bias` adds to the logits, a bool one masks (True stays)."""
+
+    def __init__(self, dim: int, heads: int, qkv_bias: bool = True, proj_bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(y.transpose(1, 2).reshape(b, n, d))
+
+
+class Mlp(nn.Module):
+    """Two linear maps with exact GELU between."""
+
+    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, out or dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned scale per feature."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block; `init_scale` adds LayerScale."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        eps: float = 1e-6,
+        init_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, qkv_bias)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        if init_scale is not None:
+            self.ls1, self.ls2 = LayerScale(dim, init_scale), LayerScale(dim, init_scale)
+        self.scaled = init_scale is not None
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        a = self.attn(self.norm1(x), bias)
+        x = x + (self.ls1(a) if self.scaled else a)
+        m = self.mlp(self.norm2(x))
+        return x + (self.ls2(m) if self.scaled else m)
