@@ -22,8 +22,8 @@ class Adaptation:
     """The liberties a run takes. The default takes none.
 
     `substitute` maps a sensor that the encoder declares to the one the batch holds. `bands`: `exact` needs the declared
-    bands, `nearest` takes the band with the closest centre within `max_nm`, `mean` fills a band that is missing with its
-    mean (0 after normalisation). `sar`: `vv-vh-vv` gives radar to a three-band optical encoder. `only` picks sensors.
+    bands, `nearest` takes the band with the closest centre within `max_nm`, `mean` fills a band that is missing with
+    its mean (0 after normalisation). `sar`: `vv-vh-vv` gives radar to a three-band optical encoder. `only` picks.
     """
 
     substitute: dict[str, str] = field(default_factory=dict[str, str])

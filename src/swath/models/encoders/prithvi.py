@@ -132,12 +132,13 @@ class PrithviEncoder(nn.Module):
             y = y + self.location_embed_enc(places[:, None])
         return y, (t, h, w)
 
-    def run(self, tokens: Tensor) -> list[Tensor]:
-        """Outputs of every block, class token first; the last one is normalised."""
+    def run(self, tokens: Tensor, seen: Tensor | None = None) -> list[Tensor]:
+        """Outputs of every block, class token first; the last one is normalised. `seen` (B, N) hides the rest."""
         head = (self.cls_token + self.pos_embed[:, :1].to(tokens.dtype)).expand(len(tokens), -1, -1)
         x, outputs = torch.cat([head, tokens], 1), list[Tensor]()
+        hide = None if seen is None else nn.functional.pad(seen, (1, 0), value=True)[:, None, None]
         for block in self.blocks:
-            x = block(x)
+            x = block(x, hide)
             outputs.append(x)
         outputs[-1] = self.norm(x)
         return outputs
@@ -164,7 +165,9 @@ class PrithviDecoder(nn.Module):
         self.decoder_norm = nn.LayerNorm(d)
         self.decoder_pred = nn.Linear(d, s.bands * s.patch[0] * s.patch[1] * s.patch[2])
 
-    def forward(self, latent: Tensor, back: Tensor, grid: Triple, dates: Tensor | None, places: Tensor | None) -> Tensor:
+    def forward(
+        self, latent: Tensor, back: Tensor, grid: Triple, dates: Tensor | None, places: Tensor | None
+    ) -> Tensor:
         x = self.decoder_embed(latent)
         y = restore_tokens(x[:, 1:], self.mask_token, back)
         table = resized_table(self.decoder_pos_embed, self.grid, grid).to(x.dtype)
@@ -213,10 +216,12 @@ class Prithvi(EncoderModule):
         if t % self.shape.patch[0]:
             raise UserError(f"{self.spec.name} needs a multiple of {self.shape.patch[0]} timesteps, not {t}")
         tokens, grid = self.encoder.embed(view.x.transpose(1, 2), _dates(view), _places(where))
-        outputs = self.encoder.run(tokens)
-        # One map a level: the mean over valid timesteps, so that its width does not depend on T.
         seen = torch.where(view.seen.any(1, keepdim=True), view.seen, torch.ones_like(view.seen))
-        weight = seen.view(b, grid[0], -1).any(2).to(view.x.dtype)
+        steps = seen.view(b, grid[0], -1).any(2)
+        hide = None if t == 1 or bool(seen.all()) else steps.repeat_interleave(grid[1] * grid[2], 1)
+        outputs = self.encoder.run(tokens, hide)
+        # One map a level: the mean over valid timesteps, so that its width does not depend on T.
+        weight = steps.to(view.x.dtype)
         weight = weight / weight.sum(1, keepdim=True)
         means: list[Tensor] = []
         for i in taps(self.shape.depth):

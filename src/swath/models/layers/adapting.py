@@ -1,4 +1,4 @@
-"""Named rules by which weights are fitted to other bands or sizes. Each is chosen by the run and stands in the proof."""
+"""Named rules by which weights are fitted to other bands or sizes. The run chooses; the proof records."""
 
 from __future__ import annotations
 

@@ -59,6 +59,7 @@ class Block(nn.Module):
         dim: int,
         heads: int,
         mlp_ratio: float = 4.0,
+        *,
         qkv_bias: bool = True,
         eps: float = 1e-6,
         init_scale: float | None = None,
