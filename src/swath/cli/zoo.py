@@ -58,7 +58,7 @@ def verify(
 
 @app.command()
 def keys(
-    name: Annotated[str, typer.Argument(help="A published full-size model; none lists their names.")] = "",
+    name: Annotated[str, typer.Argument(help="A full-size model; none lists them.")] = "",
 ) -> None:
     """Print the official `key:shape` list of a full-size model; nothing is allocated."""
     from swath.cli.output import say
@@ -78,8 +78,6 @@ def card(
     from swath.models.cards import model_card
 
     text = model_card(name)
-    if out is None:
-        say(text)
-    else:
+    if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
-        say(str(out))
+    say(text if out is None else str(out))
