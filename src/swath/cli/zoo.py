@@ -36,23 +36,13 @@ def verify(
     from dataclasses import asdict
 
     from swath.cli.output import answer
+    from swath.models.zoo import summary
     from swath.models.zoo import verify as check
 
-    results = [(f.name, check(f)) for f in oracles]
-    rows = [asdict(r) for _, rs in results for r in rs]
-    if not every:
-        rows = [
-            {
-                "oracle": name,
-                "outputs": len(rs),
-                "passed": sum(r.ok for r in rs),
-                "worst ratio": f"{max(r.ratio for r in rs):.3g}",
-                "failed": "; ".join(f"{r.output} {r.note}".strip() for r in rs if not r.ok)[:200],
-            }
-            for name, rs in results
-        ]
+    results = [check(f) for f in oracles]
+    rows = [asdict(r) for rs in results for r in rs] if every else [summary(rs) for rs in results]
     answer(rows, as_json)
-    if not all(r.ok for _, rs in results for r in rs):
+    if not all(r.ok for rs in results for r in rs):
         raise typer.Exit(1)
 
 

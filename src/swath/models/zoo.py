@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,17 @@ def verify(folder: str | Path) -> list[Row]:
         wrong = compare_modules(oracle, module, json.loads(listed.read_text(encoding="utf-8")))
         rows.append(Row(place.name, "(layers)", float(len(wrong)), 0.0, not wrong, "; ".join(wrong[:3])))
     return rows
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """The rows of one fixture as one."""
+    return {
+        "oracle": rows[0].oracle,
+        "outputs": len(rows),
+        "passed": sum(r.ok for r in rows),
+        "worst ratio": f"{max(r.ratio for r in rows):.3g}",
+        "failed": "; ".join(f"{r.output} {r.note}".strip() for r in rows if not r.ok)[:200],
+    }
 
 
 def full_names() -> dict[str, Oracle]:
