@@ -1,0 +1,235 @@
+"""The index of a folder: which files belong to which key. Nothing is opened; pairing is by key, never by position."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from swath.core.errors import UserError
+from swath.data.card import Card, LabelCard, LayerCard
+from swath.data.names import Pattern, day_of
+from swath.data.raster import RASTERS
+
+VECTORS = (".geojson", ".gpkg", ".parquet", ".geoparquet", ".shp", ".fgb")
+TABLES = (".csv", ".parquet")
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One image file of a key: the layer it belongs to, its date (days since the epoch) and band where named."""
+
+    path: str
+    layer: str
+    date: int | None = None
+    band: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Everything that shares one key; paths are relative to the root."""
+
+    key: str
+    images: tuple[Asset, ...]
+    labels: Mapping[str, str]
+    split: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Index:
+    """Items that have an image, and what did not pair: said, never dropped in silence."""
+
+    root: Path
+    items: tuple[Item, ...]
+    images_without_label: tuple[str, ...] = ()
+    labels_without_image: tuple[str, ...] = ()
+    duplicates: tuple[tuple[str, str, str], ...] = ()
+    bad_dates: tuple[tuple[str, str], ...] = ()
+
+
+def scan(root: Path) -> list[str]:
+    """Every file below root, relative, sorted; hidden files and folders are left out."""
+    if not root.is_dir():
+        raise UserError("there is no such folder", where=str(root))
+    found: list[str] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        base = os.path.relpath(folder, root).replace(os.sep, "/")
+        found.extend(f if base == "." else f"{base}/{f}" for f in files if not f.startswith("."))
+    return sorted(found)
+
+
+def file_pattern(path: str, suffixes: tuple[str, ...]) -> list[Pattern]:
+    """A card's `path` as patterns: itself when it has fields, else the files of that folder by their stem."""
+    if "{" in path:
+        return [Pattern(path)]
+    base = f"{path.strip('/')}/" if path.strip("/") else ""
+    return [Pattern(f"{base}{{key}}{s}") for s in suffixes] + [
+        Pattern(f"{base}{{split:{'|'.join(SPLIT_WORDS)}}}/{{key}}{s}") for s in suffixes
+    ]
+
+
+def per_key(label: LabelCard) -> bool:
+    """Whether the label is one file per key (else one table, layer or annotation file for all)."""
+    return "{" in label.path or not Path(label.path).suffix
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self.images: dict[str, list[Asset]] = {}
+        self.labels: dict[str, dict[str, str]] = {}
+        self.fields: dict[str, dict[str, str]] = {}
+        self.duplicates: list[tuple[str, str, str]] = []
+        self.bad_dates: list[tuple[str, str]] = []
+        self._seen: dict[tuple[str, ...], str] = {}
+
+    def once(self, identity: tuple[str, ...], path: str) -> bool:
+        first = self._seen.setdefault(identity, path)
+        if first != path:
+            self.duplicates.append((identity[1], first, path))
+        return first == path
+
+    def image(self, path: str, layer: LayerCard, patterns: list[Pattern]) -> None:
+        for pattern in patterns:
+            found = pattern.match(path)
+            if found is None:
+                continue
+            sensor = found.get("sensor")
+            if sensor and "{sensor}" in layer.path and sensor.lower() not in (layer.id.lower(), layer.sensor.lower()):
+                continue
+            day: int | None = None
+            if found.get("date"):
+                try:
+                    day = day_of(found.get("date"), path)
+                except UserError:
+                    self.bad_dates.append((path, found.get("date")))
+                    return
+            key = found.key
+            if self.once(("image", key, layer.id, str(day), found.get("band")), path):
+                self.images.setdefault(key, []).append(Asset(path, layer.id, day, found.get("band")))
+                self.fields.setdefault(key, {}).update(found.values)
+            return
+
+    def label(self, path: str, card: LabelCard, patterns: list[Pattern]) -> None:
+        for pattern in patterns:
+            found = pattern.match(path)
+            if found is not None:
+                if self.once(("label", found.key, card.name), path):
+                    self.labels.setdefault(found.key, {})[card.name] = path
+                return
+
+
+def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index:
+    """Pair the files of a folder as its card says."""
+    names = scan(root) if files is None else files
+    got = _Collector()
+    layers = [(x, file_pattern(x.path, RASTERS)) for x in card.layers]
+    labels = [(x, file_pattern(x.path, RASTERS + VECTORS)) for x in card.labels if x.path and per_key(x)]
+    for path in names:
+        for label, patterns in labels:
+            got.label(path, label, patterns)
+        for layer, patterns in layers:
+            got.image(path, layer, patterns)
+    wanted = [x.name for x, _ in labels]
+    splits = read_splits(root, card, names)
+    items: list[Item] = []
+    lonely: list[str] = []
+    for key in sorted(got.images):
+        mine = got.labels.get(key, {})
+        if wanted and any(n not in mine for n in wanted):
+            lonely.extend(a.path for a in got.images[key][:1])
+            if not mine:
+                continue
+        fields = got.fields[key]
+        split = splits.get(key) or SPLIT_WORDS.get(fields.get("split", ""), fields.get("split", ""))
+        split = card.splits.names.get(split, split)
+        images = tuple(sorted(got.images[key], key=lambda a: (a.layer, a.date or 0, a.band, a.path)))
+        items.append(Item(key, images, mine, split, fields))
+    orphans = tuple(p for k, v in sorted(got.labels.items()) if k not in got.images for p in v.values())
+    return Index(root, tuple(items), tuple(lonely), orphans, tuple(got.duplicates), tuple(got.bad_dates))
+
+
+def _clean(name: str) -> str:
+    stem = name.strip().replace("\\", "/").rsplit("/", 1)[-1]
+    for suffix in RASTERS:
+        if stem.lower().endswith(suffix):
+            return stem[: -len(suffix)]
+    return stem
+
+
+def read_splits(root: Path, card: Card, names: list[str]) -> dict[str, str]:
+    """Key -> split from the card's split file, or from split.json, splits.csv or train/val/test.txt at the root."""
+    if card.splits.file:
+        return _split_file(root / card.splits.file)
+    present = set(names)
+    for name in ("split.json", "splits.json", "split.csv", "splits.csv"):
+        if name in present:
+            return _split_file(root / name)
+    out: dict[str, str] = {}
+    for name in names:
+        folder, _, leaf = name.rpartition("/")
+        stem, dot, suffix = leaf.rpartition(".")
+        if folder in ("", "splits", "split") and dot and suffix in ("txt", "lst") and stem in SPLIT_WORDS:
+            for line in _text(root / name).splitlines():
+                if line.strip():
+                    _assign(out, _clean(line), SPLIT_WORDS[stem], root / name)
+    return out
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as why:
+        raise UserError(f"the split file cannot be read: {why}", where=str(path)) from why
+
+
+def _assign(out: dict[str, str], key: str, split: str, path: Path) -> None:
+    if out.setdefault(key, split) != split:
+        raise UserError(
+            f"the sample '{key}' is in two splits: {out[key]} and {split}",
+            where=str(path),
+            remedy="keep it in one of them",
+        )
+
+
+def _split_file(path: Path) -> dict[str, str]:
+    out: dict[str, str] = {}
+    text = _text(path)
+    if path.suffix == ".csv":
+        rows = list(csv.DictReader(text.splitlines()))
+        columns = {c.lower(): c for c in (rows[0] if rows else {}) if c}
+        key = next((columns[c] for c in ("key", "id", "filename", "file", "name") if c in columns), "")
+        if not key or "split" not in columns:
+            raise UserError("a split table needs the columns key and split", where=str(path))
+        for row in rows:
+            split = row[columns["split"]]
+            _assign(out, _clean(row[key]), SPLIT_WORDS.get(split, split), path)
+        return out
+    try:
+        data: Any = json.loads(text)
+    except (ValueError, RecursionError) as why:
+        raise UserError(f"the split file is not JSON: {why}", where=str(path)) from why
+    if not isinstance(data, dict):
+        raise UserError("a split file maps split names to lists of keys", where=str(path))
+    for split, keys in cast("dict[str, Any]", data).items():
+        if not isinstance(keys, list):
+            raise UserError(f"the split '{split}' must be a list of keys", where=str(path))
+        for key in cast("list[Any]", keys):
+            _assign(out, _clean(str(key)), SPLIT_WORDS.get(split, split), path)
+    return out

@@ -1,0 +1,111 @@
+"""One door to data: a folder, a card, a tortilla, a shipped card's name or a config value as a Source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from swath.core.config import parse_member
+from swath.core.contracts import Source
+from swath.core.errors import UserError
+from swath.data.card import Card, find_card, load_card
+from swath.data.cards import CARDS
+from swath.data.sources import SOURCES
+
+TORTILLAS = (".tortilla", ".taco")
+
+
+def from_card(card: Card, path: str | Path | None = None, card_ref: str = "") -> Source:
+    """The source of a card: its `layout` says which reader and options; `path` is where the data lies."""
+    if not card.layout:
+        raise UserError(
+            f"the card '{card.name}' says what the data set is, not how its files lie",
+            where=card.place,
+            remedy="download it, then write a card for your copy with `swath init FOLDER`",
+        )
+    options = dict(card.layout)
+    inner = str(options.pop("path", "."))
+    root = path if path is not None else (Path(card.place).parent if card_ref else None)
+    if root is None:
+        raise UserError(
+            f"where does the data of '{card.name}' lie?",
+            where=card.place,
+            remedy=f"give its path: swath ... --path FOLDER (published at {card.url or 'an unknown address'})",
+        )
+    options["path"] = str(Path(root) / inner) if inner != "." else str(root)
+    member = SOURCES.get(str(options.get("kind", "")))
+    known = {f.name for f in fields(cast(Any, member))}
+    if "card" in known:
+        options["card"] = card_ref or card.name
+    config: Any = parse_member(options, SOURCES, where=card.place)
+    return config.build()
+
+
+def open_source(ref: Any, *, path: str | Path | None = None, assume: bool = False) -> Source:
+    """A Source from a folder, a card file, a tortilla file, the name of a shipped card (with `path`), or a config.
+
+    `assume` accepts guesses about unnamed bands and units: for looking and checking, never for training.
+    """
+    if isinstance(ref, Card):
+        return from_card(ref, path, ref.place if ref.place.endswith("card.toml") else "")
+    if is_dataclass(ref) and hasattr(ref, "build"):
+        return cast(Any, ref).build()
+    if isinstance(ref, Mapping):
+        return parse_member(ref, SOURCES, where="data").build()
+    if not isinstance(ref, (str, Path)):
+        if hasattr(ref, "sample") and hasattr(ref, "splits"):
+            return cast(Source, ref)
+        raise UserError(f"this is no data: {ref!r}", remedy="give a folder, a card, a tortilla file or a config")
+    file = Path(ref)
+    if file.is_dir():
+        return _folder(file, assume)
+    if file.is_file():
+        return _file(file)
+    name = str(ref)
+    if name in CARDS:
+        return from_card(CARDS.get(name), path)
+    raise UserError(
+        "there is neither such a file or folder nor such a card",
+        where=name,
+        remedy="`swath data list` shows the cards; check the path's spelling",
+    )
+
+
+def _folder(root: Path, assume: bool) -> Source:
+    if (root / "card.toml").is_file():
+        card = load_card(root / "card.toml")
+        if card.layout and card.layout.get("kind") != "folder":
+            return from_card(card, root, str(root / "card.toml"))
+    config: Any = parse_member({"kind": "folder", "path": str(root)}, SOURCES)
+    return replace(config, assume=assume).build()
+
+
+def _file(file: Path) -> Source:
+    if file.suffix == ".toml":
+        return from_card(find_card(str(file)), file.parent, str(file))
+    if file.suffix in TORTILLAS:
+        return parse_member({"kind": "tortilla", "path": str(file)}, SOURCES).build()
+    if file.suffix in (".yaml", ".yml"):
+        return _run_file(file)
+    if file.suffix in (".npy", ".npz", ".parquet"):
+        return parse_member({"kind": "pixels", "path": str(file)}, SOURCES).build()
+    raise UserError(
+        f"a file of type '{file.suffix}' is no data set",
+        where=str(file),
+        remedy="give a folder, a card (.toml), a run file (.yaml) or a tortilla",
+    )
+
+
+def _run_file(file: Path) -> Source:
+    """The data of a run file."""
+    import yaml
+
+    try:
+        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as why:
+        raise UserError(f"the run file cannot be read: {why}", where=str(file)) from why
+    if not isinstance(data, dict) or "data" not in data:
+        raise UserError("the run file has no `data`", where=str(file))
+    return parse_member(cast("dict[str, Any]", data)["data"], SOURCES, where=f"{file}: data").build()

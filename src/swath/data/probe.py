@@ -1,0 +1,102 @@
+"""Look at a few files and say in which unit their numbers are, with the evidence; doubt is said, never swallowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swath.core.sensor import Sensor
+from swath.data.raster import opened
+
+SAMPLE_SIDE = 96
+S2_OFFSET_DN = 1000
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A sample of stored values: per file (C, n) observed pixels; what the headers said."""
+
+    values: NDArray[np.float64]
+    dtype: str
+    nodata: float | None
+    count: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the values seem to be: physical = convert(stored * scale + offset, from `unit`); why; and how sure."""
+
+    unit: str
+    scale: float | None
+    offset: float | None
+    why: str
+    certain: bool
+
+
+def probe(paths: Sequence[Path], most: int = 8) -> Probe:
+    """Decimated pixels of at most `most` files, spread over the list. Nodata and non-finite pixels are left out."""
+    step = max(1, len(paths) // most)
+    chosen = list(paths)[::step][:most]
+    parts: list[NDArray[np.float64]] = []
+    dtype, nodata, count = "", None, 0
+    for path in chosen:
+        with opened(path) as data:
+            h, w = min(data.height, SAMPLE_SIDE), min(data.width, SAMPLE_SIDE)
+            raw: Any = data.read(out_shape=(data.count, h, w))
+            dtype, count = str(data.dtypes[0]), data.count
+            nodata = data.nodata if data.nodata is not None else nodata
+        flat = raw.reshape(raw.shape[0], -1).astype(np.float64)
+        good = np.isfinite(flat).all(axis=0)
+        if nodata is not None and np.isfinite(nodata):
+            good &= (flat != nodata).all(axis=0)
+        if parts and flat.shape[0] != parts[0].shape[0]:
+            continue
+        parts.append(flat[:, good])
+    values = np.concatenate(parts, axis=1) if parts else np.zeros((0, 0))
+    return Probe(values, dtype, nodata, count, tuple(str(p) for p in chosen))
+
+
+def judge(values: NDArray[np.float64], dtype: str, sensor: Sensor) -> Units:
+    """The unit of stored values (C, n) of this sensor's bands."""
+    if values.size == 0:
+        return Units("", None, None, "no observed pixel in the files looked at", False)
+    unit = sensor.bands[0].unit
+    low, high = (float(v) for v in np.quantile(values, (0.001, 0.995)))
+    span = f"0.1 % of the values are below {low:g} and 99.5 % below {high:g}"
+    if unit == "reflectance":
+        return _reflectance(values, dtype, sensor, (low, high), span)
+    if unit == "db":
+        if float(np.median(values)) < 0 and low >= -80:
+            return Units("", 1.0, 0.0, f"values are decibels: {span}", True)
+        if low >= 0 and dtype.startswith("float") and high < 100:
+            return Units("linear", 1.0, 0.0, f"values are linear power: {span}", True)
+        return Units("", None, None, f"neither decibels nor linear power: {span}", False)
+    return Units("", None, None, f"the sensor's own storage convention; {span}", True)
+
+
+def _reflectance(
+    values: NDArray[np.float64], dtype: str, sensor: Sensor, ends: tuple[float, float], span: str
+) -> Units:
+    low, high = ends
+    if dtype.startswith("float") and high <= 3.0:
+        return Units("", 1.0, 0.0, f"values are reflectance already: {span}", low >= -1.0)
+    if dtype == "uint8":
+        return Units("", 1 / 255, 0.0, f"8-bit display values, not reflectance: {span}", False)
+    if high <= 255 and values.shape[0] > 3:
+        return Units("", 1 / 255, 0.0, f"values look scaled to 0..255, not reflectance x 10000: {span}", False)
+    convention = sensor.bands[0].scale
+    if not sensor.id.startswith("sentinel2"):
+        if dtype.startswith("float") and 3.0 < high < 30000:
+            return Units("", 0.0001, 0.0, f"reflectance x 10000 stored as {dtype}: {span}", True)
+        return Units("", None, None, f"the sensor's own storage convention (scale {convention:g}); {span}", True)
+    below = float((values < 0.9 * S2_OFFSET_DN).mean())
+    share = f"{100 * below:.2f} % of the stored values are below {0.9 * S2_OFFSET_DN:g}"
+    if below > 0.01:
+        return Units("", 0.0001, 0.0, f"reflectance x 10000 without the +1000 offset of 2022: {share}", True)
+    return Units("", 0.0001, -0.1, f"reflectance x 10000 with the +1000 offset of 2022: {share}", below < 0.001)

@@ -1,0 +1,220 @@
+"""A card for a folder that has none: what is found becomes the card, and every assumption is said beside it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from swath.core.errors import UserError
+from swath.data.card import Card, LabelCard, LayerCard
+from swath.data.identify import FOLDERS, folder_word, identify
+from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
+from swath.data.probe import judge, probe
+from swath.data.raster import RASTERS, info
+
+LABEL_WORDS = {
+    "mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "target", "targets",
+    "seg", "segmentation", "lulc",
+}  # fmt: skip
+IMAGE_WORDS = {"image", "images", "img", "imgs", "chips", "inputs", "rasters", "scenes", "tiles"}
+_LABEL_TAIL = re.compile(r"^(?P<key>.+?)(?P<tail>[_.\-](?:mask|label|labels|gt|annotation|target))$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing the proposal holds, and whether it is known or assumed."""
+
+    text: str
+    certain: bool = True
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A card and where each of its lines comes from."""
+
+    card: Card
+    notes: tuple[Note, ...]
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        return tuple(n.text for n in self.notes if not n.certain)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user says about a folder."""
+
+    sensor: str = ""
+    bands: tuple[str, ...] = ()
+    pattern: str = ""
+    task: str = ""
+
+
+def _shape(path: str) -> tuple[str, ...]:
+    """The folders of a path, with a split's folder as `{split}`."""
+    return tuple("{split}" if p.lower() in SPLIT_WORDS else p for p in path.split("/")[:-1])
+
+
+def _suffix(paths: list[str]) -> str:
+    return Counter("." + p.rsplit(".", 1)[-1] for p in paths).most_common(1)[0][0]
+
+
+def _is(words: set[str], shape: tuple[str, ...]) -> bool:
+    return any(folder_word(p) in words for p in shape)
+
+
+def _spec(shape: tuple[str, ...], paths: list[str], tail: str = "") -> str:
+    """A layer's path: the bare folder where that is enough, else a pattern."""
+    if "{split}" not in shape and not tail and shape:
+        return "/".join(shape)
+    return "/".join((*shape, "{key}" + tail + _suffix(paths)))
+
+
+def _groups(files: list[str]) -> dict[tuple[str, ...], list[str]]:
+    out: dict[tuple[str, ...], list[str]] = {}
+    for path in files:
+        if path.lower().endswith(RASTERS):
+            out.setdefault(_shape(path), []).append(path)
+    return out
+
+
+def propose(root: Path, hints: Hints = Hints(), files: list[str] | None = None) -> Proposal:
+    """Look at the names, at one header per layer and at a few files' values."""
+    names = scan(root) if files is None else files
+    groups = _groups(names)
+    if not groups:
+        raise UserError(
+            "there is no raster in this folder",
+            where=str(root),
+            remedy=f"known file types: {', '.join(RASTERS[:6])}",
+        )
+    notes: list[Note] = []
+    images, labels = _divide(root, groups, names, hints, notes)
+    card = Card(name=root.resolve().name, layout={"kind": "folder", "path": "."})
+    for found in images:
+        card = _add_layer(root, card, found, hints, notes)
+    card = replace(card, labels=tuple(labels), tasks=(hints.task,) if hints.task else ())
+    return Proposal(card, tuple(notes))
+
+
+One = tuple[str, list[str], str]
+Found = list[One]
+
+
+def _divide(
+    root: Path, groups: dict[tuple[str, ...], list[str]], names: list[str], hints: Hints, notes: list[Note]
+) -> tuple[Found, list[LabelCard]]:
+    """Images (path, files, folder) and labels, by the names of folders or by the ends of file names."""
+    labelled = {s: p for s, p in groups.items() if _is(LABEL_WORDS, s)}
+    rest = {s: p for s, p in groups.items() if s not in labelled}
+    if not rest:
+        raise UserError("there are labels but no images", where=str(root), remedy="images belong in images/")
+    labels = [_raster_label(root, _spec(s, p), p, i, notes) for i, (s, p) in enumerate(sorted(labelled.items()))]
+    if hints.pattern:
+        paths = [p for ps in rest.values() for p in ps]
+        return [(hints.pattern, paths, "")], labels or _loose_labels(names, notes)
+    if len(rest) == 1 and not labels:
+        shape, paths = next(iter(rest.items()))
+        pair = _by_tail(root, shape, paths, notes)
+        if pair is not None:
+            return pair
+    classes = {s: p for s, p in rest.items() if not _is(IMAGE_WORDS | set(FOLDERS), s)}
+    if len(classes) >= 2 and classes.keys() == rest.keys() and not labels and len({len(s) for s in rest}) == 1:
+        return _by_class(rest, notes)
+    images: Found = [(_spec(s, p), p, next((x for x in reversed(s) if x != "{split}"), "")) for s, p in rest.items()]
+    if not labels:
+        labels = _loose_labels(names, notes)
+    return sorted(images), labels
+
+
+def _by_tail(
+    root: Path, shape: tuple[str, ...], paths: list[str], notes: list[Note]
+) -> tuple[Found, list[LabelCard]] | None:
+    """`KEY.tif` beside `KEY_mask.tif` in one folder."""
+    stems = {p: p.rsplit("/", 1)[-1].rsplit(".", 1)[0] for p in paths}
+    tails = Counter(m.group("tail") for s in stems.values() if (m := _LABEL_TAIL.match(s)))
+    if not tails:
+        return None
+    tail = tails.most_common(1)[0][0]
+    masks = [p for p, s in stems.items() if s.endswith(tail)]
+    images = [p for p, s in stems.items() if not s.endswith(tail)]
+    keys = {stems[p][: -len(tail)] for p in masks}
+    if not images:
+        return None
+    own = ""
+    if not keys & {stems[p] for p in images}:
+        ends = Counter(m.group(0) for p in images if (m := re.search(r"[_.\-][A-Za-z]\w*$", stems[p])))
+        own = ends.most_common(1)[0][0] if ends else ""
+        if not own or not keys & {stems[p].removesuffix(own) for p in images}:
+            return None
+    notes.append(Note(f"labels end with '{tail}', images with '{own}'"))
+    image_path = "/".join((*shape, "{key}" + own + _suffix(images)))
+    if not own:
+        image_path = "/".join((*shape, f"{{key:(?:(?!{re.escape(tail)}\\.)[^/])+?}}{_suffix(images)}"))
+    label = _raster_label(root, "/".join((*shape, "{key}" + tail + _suffix(masks))), masks, 0, notes)
+    return [(image_path, images, shape[-1] if shape else "")], [label]
+
+
+def _by_class(rest: dict[tuple[str, ...], list[str]], notes: list[Note]) -> tuple[Found, list[LabelCard]]:
+    """One folder per class."""
+    classes = tuple(sorted({s[-1] for s in rest}))
+    notes.append(Note(f"one folder per class: {', '.join(classes)}"))
+    paths = [p for ps in rest.values() for p in ps]
+    pattern = "/".join((*next(iter(rest))[:-1], "{folder}/{key}" + _suffix(paths)))
+    return [(pattern, paths, "")], [LabelCard("class", classes=classes, column="folder")]
+
+
+def _raster_label(root: Path, path: str, paths: list[str], order: int, notes: list[Note]) -> LabelCard:
+    head = info(root / paths[0])
+    name = "label" if order == 0 else f"label{order + 1}"
+    kind = "mask" if head.count == 1 and not head.dtype.startswith("float") else "map"
+    notes.append(Note(f"label '{name}' is a {kind}: {head.count} band of {head.dtype} in {path}"))
+    return LabelCard(kind, name=name, path=path)
+
+
+def _loose_labels(names: list[str], notes: list[Note]) -> list[LabelCard]:
+    """A table, vector layer or COCO file at the root, or a folder of vector files."""
+    for path in names:
+        folder, _, leaf = path.rpartition("/")
+        if folder and folder_word(folder.rsplit("/", 1)[-1]) in LABEL_WORDS and leaf.endswith(VECTORS):
+            notes.append(Note(f"vector labels in {folder}/: every polygon is class 1 until the card names a column"))
+            return [LabelCard("mask", path=folder, classes=("background", "object"))]
+    for path in names:
+        if "/" in path or path.startswith("split"):
+            continue
+        if path.endswith((".geojson", ".gpkg", ".geoparquet")):
+            notes.append(Note(f"vector labels in {path}: every polygon is class 1 until the card names a column"))
+            return [LabelCard("mask", path=path, classes=("background", "object"))]
+        if path.endswith(TABLES):
+            notes.append(Note(f"{path} looks like a table of labels: name its key and column in the card", False))
+    return []
+
+
+def _add_layer(root: Path, card: Card, found: One, hints: Hints, notes: list[Note]) -> Card:
+    path, files, folder = found
+    head = info(root / files[0])
+    who = identify(head, folder, hints.sensor, hints.bands)
+    notes.append(Note(f"{path or '.'}: {who.sensor} [{', '.join(who.bands)}]: {who.why}", who.certain))
+    if who.own is not None:
+        card = replace(card, sensors=(who.own,))
+    layer = LayerCard(who.sensor, who.bands, path=path)
+    seen = probe([root / f for f in files])
+    values = seen.values[: len(who.bands)] if len(seen.values) >= len(who.bands) else seen.values
+    units = judge(values, seen.dtype, card.sensor(who.sensor).select(who.bands))
+    notes.append(Note(f"{who.sensor}: {units.why}", units.certain or who.own is not None))
+    gsd = _gsd(head)
+    layer = replace(layer, unit=units.unit, scale=units.scale, offset=units.offset, nodata=seen.nodata, gsd=gsd)
+    if layer.id in [x.id for x in card.layers]:
+        layer = replace(layer, name=f"{layer.id}-{folder_word(folder) or len(card.layers)}")
+        notes.append(Note(f"a second stack of {who.sensor} is called {layer.name}", False))
+    return replace(card, layers=(*card.layers, layer))
+
+
+def _gsd(head: object) -> float | None:
+    grid = getattr(head, "grid", None)
+    if grid is None or not grid.crs or grid.crs in ("EPSG:4326", "OGC:CRS84"):
+        return None
+    size = min(grid.gsd)
+    return round(size, 3) if 0.01 <= size <= 100_000 else None

@@ -1,0 +1,129 @@
+"""Windowed reads through rasterio. Memory is bounded by the window; nothing is reprojected unless asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swath.core.errors import UserError
+from swath.core.grid import Grid, Window
+from swath.data.decode import Pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".png", ".jpg", ".jpeg", ".nc", ".dat")
+_QUIET: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO", "GDAL_CACHEMAX": 64}
+
+
+@dataclass(frozen=True)
+class RasterInfo:
+    """What a raster's header says."""
+
+    grid: Grid | None
+    shape: tuple[int, int]
+    count: int
+    dtype: str
+    nodata: float | None
+    descriptions: tuple[str, ...]
+    tags: dict[str, str]
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+
+
+@contextmanager
+def opened(path: str | Path) -> Generator[Any]:
+    """A rasterio data set; what GDAL cannot read is an error that names the file."""
+    import warnings
+
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    try:
+        with warnings.catch_warnings(), rasterio.Env(**_QUIET):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(str(path)) as data:
+                yield data
+    except (RasterioError, OSError) as why:
+        raise UserError(
+            f"the raster cannot be read: {str(why).splitlines()[0][:200]}",
+            where=str(path),
+            remedy="the file may be truncated or of another format: copy it again, or remove it",
+        ) from why
+
+
+def crs_text(crs: Any) -> str:
+    """`EPSG:n` where there is one, else WKT; empty for none."""
+    if crs is None or not crs:
+        return ""
+    code = crs.to_epsg()
+    return f"EPSG:{code}" if code else str(crs.to_wkt())
+
+
+def grid_of(data: Any) -> Grid | None:
+    """The grid of an open data set; None when it is not georeferenced."""
+    t = data.transform
+    if data.crs is None and t.is_identity:
+        return None
+    try:
+        return Grid(crs_text(data.crs), (t.a, t.b, t.c, t.d, t.e, t.f), (data.height, data.width))
+    except UserError as error:
+        raise UserError(error.what, where=str(data.name)) from error
+
+
+def info(path: str | Path) -> RasterInfo:
+    """Read the header."""
+    with opened(path) as data:
+        return RasterInfo(
+            grid_of(data),
+            (data.height, data.width),
+            data.count,
+            str(data.dtypes[0]),
+            data.nodata,
+            tuple(d or "" for d in data.descriptions),
+            {str(k): str(v) for k, v in data.tags().items()},
+            tuple(data.scales),
+            tuple(data.offsets),
+        )
+
+
+def read(path: str | Path, channels: Sequence[int] | None = None, window: Window | None = None) -> Pixels:
+    """Stored pixels (C, h, w) of 0-based `channels`; the window must lie inside."""
+    with opened(path) as data:
+        return read_open(data, channels, window)
+
+
+def read_open(data: Any, channels: Sequence[int] | None = None, window: Window | None = None) -> Pixels:
+    """As `read`, from an open data set."""
+    if channels is not None and channels and max(channels) >= data.count:
+        raise UserError(
+            f"the file has {data.count} bands; band {max(channels) + 1} is needed",
+            where=str(data.name),
+            remedy="the card's bands and the file disagree: correct the card, or replace the file",
+        )
+    at = None if window is None else ((window.row, window.stop[0]), (window.col, window.stop[1]))
+    return data.read(None if channels is None else [c + 1 for c in channels], window=at)
+
+
+def lattice(start: float, length: float, n: int) -> NDArray[np.int64]:
+    """The pixels whose centres n equal cells of [start, start + length) fall on (nearest, no resampling)."""
+    return np.floor(start + (np.arange(n) + 0.5) * (length / n) + 1e-6).astype(np.int64)
+
+
+def take(data: Any, channels: Sequence[int], rows: Pixels, cols: Pixels) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Pixels at these rows and columns (which may lie outside): (C, n, m) and where they lie inside (n, m)."""
+    inside_r, inside_c = (rows >= 0) & (rows < data.height), (cols >= 0) & (cols < data.width)
+    inside = inside_r[:, None] & inside_c[None, :]
+    out = np.zeros((len(channels), len(rows), len(cols)), dtype=data.dtypes[0])
+    if inside.any():
+        r, c = rows[inside_r].astype(int), cols[inside_c].astype(int)
+        window = Window(int(r.min()), int(c.min()), int(np.ptp(r)) + 1, int(np.ptp(c)) + 1)
+        part = read_open(data, channels, window)[:, (r - window.row)[:, None], (c - window.col)[None, :]]
+        out[np.ix_(np.arange(len(channels)), np.flatnonzero(inside_r), np.flatnonzero(inside_c))] = part
+    return out, inside

@@ -1,0 +1,53 @@
+"""The folder source: pairing by key, identity, units, labels; what is ambiguous is refused."""
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from tests.data.chips import S2, folder, write
+
+from swath.core import UserError, collate
+from swath.data.open import open_source
+from swath.data.sources.folder import FolderConfig
+
+
+def config(root, **more):
+    return FolderConfig(str(root), sensor="sentinel2-l2a", bands=S2, **more)
+
+
+def test_plainest_folder_pairs_by_key_and_gives_physical_units(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "masks" / "k02.tif").unlink()
+    write(tmp_path / "masks" / "zz.tif", np.zeros((1, 32, 32), "uint8"))
+    source = config(tmp_path).build()
+    assert len(source) == 5
+    assert source.index.images_without_label == ("images/k02.tif",)
+    assert source.index.labels_without_image == ("masks/zz.tif",)
+    for i in range(len(source)):
+        sample = source.sample(i)
+        key = sample.where.names[0]
+        with rasterio.open(tmp_path / "images" / f"{key}.tif") as data:
+            raw = data.read()
+        with rasterio.open(tmp_path / "masks" / f"{key}.tif") as data:
+            mask = data.read(1)
+        x = sample.layers["sentinel2-l2a"].x[0, 0].numpy()
+        np.testing.assert_allclose(x, raw * 1e-4 - 0.1, atol=1e-6)
+        np.testing.assert_array_equal(sample.labels["label"].value[0].numpy(), mask)
+    assert torch.unique(collate([source.sample(i) for i in range(5)]).where.key).numel() == 5
+
+
+def test_a_folder_that_does_not_say_what_it_holds_is_refused(tmp_path):
+    folder(tmp_path)
+    with pytest.raises(UserError, match="do not say what they hold") as caught:
+        open_source(tmp_path)
+    assert "swath init" in caught.value.remedy
+    assert len(open_source(tmp_path, assume=True)) == 6
+
+
+def test_band_subset_reads_only_these(tmp_path):
+    folder(tmp_path)
+    source = config(tmp_path).build()
+    full = source.sample(0).layers["sentinel2-l2a"]
+    part = source.sample(0, {"sentinel2-l2a": ["nir", "blue"]}).layers["sentinel2-l2a"]
+    assert part.sensor.names == ("nir", "blue")
+    torch.testing.assert_close(part.x, full.x[:, :, [3, 0]])
