@@ -313,7 +313,7 @@ class PlainViT(EncoderModule):
                 nn.init.zeros_(getattr(block, name).bias)
         nn.init.normal_(self.scale.weight, std=0.02)
         self.spec = EncoderSpec(
-            name="swath-vit",
+            name=f"swath-vit/{config.size}",
             inputs=(),
             widths=(width,) * 4,
             strides=(float(config.patch),) * 4,

@@ -91,7 +91,7 @@ class TerraMind:
     def build(self) -> TerraMindEncoder:
         if self.size not in SIZES:
             raise UnknownName("size of terramind", self.size, SIZES)
-        return TerraMindEncoder(SIZES[self.size], self.merge)
+        return TerraMindEncoder(SIZES[self.size], self.merge, f"terramind/{self.size}")
 
     def layout(self) -> Layout:
         return Layout(drop=("decoder*", "mask_token", "encoder_embeddings.tok_*", "encoder_embeddings.coords*",
@@ -387,7 +387,7 @@ def merge_parts(parts: Sequence[Tensor], merge: Merge) -> Tensor:
 class TerraMindEncoder(EncoderModule):
     """The encoder over declared sensors; those that a sample lacks are masked out of attention and of the merge."""
 
-    def __init__(self, plan: Plan, merge: Literal["mean", "max"] = "mean") -> None:
+    def __init__(self, plan: Plan, merge: Literal["mean", "max"] = "mean", name: str = "terramind") -> None:
         super().__init__()
         pixels = {k: v for k, v in (plan.pixels or PIXELS).items() if k in INPUTS}
         self.merge = merge
@@ -399,7 +399,7 @@ class TerraMindEncoder(EncoderModule):
         self.levels = taps(plan.depth)
         n = len(self.levels)
         self.spec = EncoderSpec(
-            name="terramind",
+            name=name,
             inputs=tuple(INPUTS[k] for k in pixels),
             widths=(plan.dim,) * n,
             strides=(float(plan.patch),) * n,
