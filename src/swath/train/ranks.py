@@ -72,9 +72,9 @@ def wrap(module: nn.Module, config: LoopConfig, ranks: Ranks) -> nn.Module:
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = init_device_mesh(ranks.device.type, (ranks.world,), mesh_dim_names=("shard",))
-        # Inputs are never cast: a float year or wavelength would be rounded away. Autocast does the bf16 maths.
-        half = torch.bfloat16 if config.precision == "bf16" else None
-        policy = MixedPrecisionPolicy(half, torch.float32, cast_forward_inputs=False)
+        # Inputs are never cast: a float year or wavelength would be rounded away. Autocast does the bf16 maths, so
+        # norms keep fp32 weights (a bf16 LayerNorm weight with an fp32 input is refused on the CPU).
+        policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         for part in (*blocks, module):
             fully_shard(part, mesh=mesh, mp_policy=policy)
         return module
