@@ -1,0 +1,28 @@
+"""Value loss: the mean absolute error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from swath.adapt.losses._parts import spread
+
+
+@dataclass(frozen=True)
+class L1:
+    """Over valid values, in the unit in which the head answers."""
+
+    kind: ClassVar[str] = "l1"
+    target: ClassVar[str] = "values"
+    outputs: ClassVar[int] = 1
+    weight: float = 1.0
+
+    def __call__(self, out: Tensor, target: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
+        p, y = spread(out, target, valid, 1)
+        return F.l1_loss(p[:, 0], y) if len(y) else out.float().sum() * 0.0
+
+
+MEMBER = L1

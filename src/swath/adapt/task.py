@@ -1,0 +1,193 @@
+"""What tasks share: features once (none of it when frozen), an answer, a loss over valid items, a prediction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from swath.adapt.fusion import as_encoder
+from swath.adapt.losses import Loss
+from swath.adapt.metrics import names_of
+from swath.core.batch import Batch, Label
+from swath.core.contracts import Features, LabelSpec, Scores, Step
+from swath.core.errors import UserError
+from swath.models.decoders import Decoder, DenseDecoder
+
+Statistics = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Sensor id -> band -> (mean, deviation), in the band's unit."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a task is built from; everything here is derived from the data, nothing is typed.
+
+    `weights` is one number a class (inverse frequency) or empty; `centre` and `scale` are the mean and deviation of
+    the values of the training split; `ratio` is label pixels per pixel of the finest layer.
+    """
+
+    label: LabelSpec
+    encoder: nn.Module
+    decoder: Decoder | None = None
+    weights: tuple[float, ...] = ()
+    centre: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    ratio: float = 1.0
+    statistics: Statistics = field(default_factory=dict[str, Mapping[str, tuple[float, float]]])
+    size: tuple[int, int] = (64, 64)
+    guide: tuple[str, tuple[int, ...]] | None = None
+
+
+def with_statistics(batch: Batch, statistics: Statistics) -> Batch:
+    """The batch whose bands carry the run's own mean and deviation; encoders of any bands standardise by them."""
+    if not statistics:
+        return batch
+    layers = dict(batch.layers)
+    for name, layer in batch.layers.items():
+        known = statistics.get(name)
+        if known:
+            bands = tuple(
+                replace(b, mean=known[b.name][0], std=known[b.name][1]) if b.name in known else b
+                for b in layer.sensor.bands
+            )
+            layers[name] = replace(layer, sensor=replace(layer.sensor, bands=bands))
+    return Batch(layers, batch.where, batch.labels)
+
+
+def finest(batch: Batch) -> tuple[int, int]:
+    """Height and width of the finest layer."""
+    return max(((v.shape[3], v.shape[4]) for v in batch.layers.values()), default=(0, 0))
+
+
+def observed(batch: Batch, size: tuple[int, int]) -> Tensor | None:
+    """Pixels that some layer shows at some date, bool (B, H, W); None when there are no layers to ask."""
+    shown: Tensor | None = None
+    for layer in batch.layers.values():
+        here = layer.valid.any(1).float()
+        here = (here if here.shape[-2:] == size else F.interpolate(here, size, mode="nearest")).squeeze(1) > 0
+        shown = here if shown is None else shown | here
+    return shown
+
+
+class TaskModule(nn.Module, ABC):
+    """An `nn.Module` with `encoder`; in training it is called like an objective. `store` may hold cached features."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.encoder = context.encoder
+        self.spec = as_encoder(context.encoder).spec
+        self.label, self.statistics = context.label, context.statistics
+        self.levels = pyramid(self.spec.widths)
+        self.store: Callable[[Batch], Features] | None = None
+
+    @property
+    def frozen(self) -> bool:
+        return not any(p.requires_grad for p in self.encoder.parameters())
+
+    def train(self, mode: bool = True) -> TaskModule:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        else:
+            for m in self.encoder.modules():
+                if isinstance(m, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
+                    # statistics of a norm that may not move must not move either
+                    m.train(mode and m.weight.requires_grad)
+        return self
+
+    def features(self, batch: Batch) -> Features:
+        """The encoder's features; no graph is kept of an encoder that stands still."""
+        if self.store is not None:
+            return self.store(batch)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.encoder(with_statistics(batch, self.statistics), self.levels)
+
+    @abstractmethod
+    def answer(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """Raw output of decoder and head, dense ones at `size`."""
+        ...
+
+    @abstractmethod
+    def judge(self, out: Tensor, label: Label, batch: Batch) -> Step: ...
+
+    @abstractmethod
+    def read(self, out: Tensor) -> dict[str, Tensor]:
+        """Raw output as arrays in the user's terms."""
+        ...
+
+    @abstractmethod
+    def scores(self) -> Scores: ...
+
+    def size_of(self, batch: Batch) -> tuple[int, int]:
+        """Size of a dense answer: the label's where there is one, else the finest layer's."""
+        label = batch.labels.get(self.label.name)
+        if label is not None and label.value.ndim >= 3:
+            return label.value.shape[-2], label.value.shape[-1]
+        return finest(batch)
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Step:
+        if self.label.name not in batch.labels:
+            raise UserError(f"the batch has no label '{self.label.name}'", where=", ".join(names_of(batch)[:3]))
+        label = batch.labels[self.label.name]
+        return self.judge(self.answer(self.features(batch), self.size_of(batch)), label, batch)
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Named arrays for a batch, with or without labels."""
+        return self.read(self.answer(self.features(batch), self.size_of(batch)))
+
+
+def pyramid(widths: Sequence[int]) -> list[int]:
+    """Four levels at most, evenly spaced, the last included."""
+    n = len(widths)
+    return list(range(n)) if n <= 4 else [round((i + 1) * n / 4) - 1 for i in range(4)]
+
+
+def decoder_for(context: Context, levels: Sequence[int]) -> tuple[nn.Module, int]:
+    """The decoder on the encoder's levels, and its width."""
+    spec = as_encoder(context.encoder).spec
+    if context.decoder is None:
+        raise UserError("a dense task needs a decoder", where="decoder")
+    made: DenseDecoder = context.decoder.build([spec.widths[i] for i in levels], [spec.strides[i] for i in levels])
+    if not isinstance(made, nn.Module):
+        raise UserError(f"decoder {context.decoder.kind} did not build a module")
+    return made, made.width
+
+
+def check_classes(label: Label, spec: LabelSpec, batch: Batch) -> None:
+    """A class outside the legend is named with its sample; an ignored value must be invalid, not a number."""
+    k = len(spec.classes)
+    bad = label.valid & ((label.value < 0) | (label.value >= k))
+    if bool(bad.any()):
+        row = int(bad.flatten(1).any(1).nonzero()[0]) if bad.ndim > 1 else int(bad.nonzero()[0])
+        values = sorted(set(label.value[row][bad[row]].flatten().tolist()))
+        raise UserError(
+            f"label '{spec.name}' holds {values[:5]}, outside its {k} classes ({', '.join(spec.classes)})",
+            where=f"sample {names_of(batch)[row]}",
+            remedy="add the class to the legend, or declare the value as ignore in the data's card",
+        )
+
+
+def total(losses: Sequence[Loss], out: Tensor, target: Tensor, valid: Tensor, weights: Tensor | None) -> Step:
+    """The weighted sum of losses, each by name in the terms, averaged over what is valid."""
+    terms = {loss.kind: loss(out, target, valid, weights) for loss in losses}
+    value = torch.stack([terms[loss.kind] * loss.weight for loss in losses]).sum()
+    return Step(value, {k: v.detach() for k, v in terms.items()}, float(valid.sum()))
+
+
+def check_losses(losses: Sequence[Loss], target: str, where: str) -> None:
+    """Every loss must judge this kind of answer, and all must want the same number of outputs."""
+    if not losses:
+        raise UserError("a task needs a loss", where=where)
+    for loss in losses:
+        if loss.target != target:
+            raise UserError(f"the loss '{loss.kind}' judges {loss.target}, this task answers {target}", where=where)
+    wants: set[Any] = {loss.outputs for loss in losses}
+    if len(wants) > 1:
+        raise UserError(f"losses with different outputs cannot be summed: {[x.kind for x in losses]}", where=where)
+    if len({loss.kind for loss in losses}) < len(losses):
+        raise UserError("a loss is named twice", where=where)

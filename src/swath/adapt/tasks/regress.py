@@ -1,0 +1,32 @@
+"""Regress: a value (or several) a pixel, such as canopy height."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from swath.adapt.constraints import Constraint
+from swath.adapt.heads import Values
+from swath.adapt.losses import LOSSES, Loss
+from swath.adapt.losses.huber import Huber
+from swath.adapt.task import Context
+from swath.core.batch import LabelKind
+
+
+@dataclass(frozen=True)
+class Regress:
+    """`label` names the label when the data have several; `losses` are summed with their weights."""
+
+    kind: ClassVar[str] = "regress"
+    takes: ClassVar[tuple[LabelKind, ...]] = ("map",)
+    decoder: ClassVar[str] = "unet"
+    fusion: ClassVar[str] = "auto"
+    label: str = ""
+    losses: tuple[Annotated[Loss, LOSSES], ...] = (Huber(),)
+    constraints: tuple[Constraint, ...] = ()
+
+    def build(self, context: Context) -> Values:
+        return Values(context, self.losses, True, self.constraints)
+
+
+MEMBER = Regress

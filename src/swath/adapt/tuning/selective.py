@@ -1,0 +1,42 @@
+"""Selective: the parameters whose names match one of the patterns (shell style, such as `blocks.1?.*norm*`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import ClassVar
+
+from torch import nn
+
+from swath.adapt import sites
+from swath.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Selective:
+    """A pattern that matches nothing is an error, not a smaller run."""
+
+    kind: ClassVar[str] = "selective"
+    on: ClassVar[tuple[str, ...]] = ("vit", "swin", "resnet")
+    exact: ClassVar[bool] = True
+    patterns: tuple[str, ...] = ("*norm*",)
+
+    def apply(self, encoder: nn.Module) -> nn.Module:
+        sites.freeze(encoder)
+        names = [n for n, _ in encoder.named_parameters()]
+        for pattern in self.patterns:
+            hits = [n for n in names if fnmatch(n, pattern)]
+            if not hits:
+                raise UserError(
+                    f"the pattern '{pattern}' matches no parameter",
+                    where="tuning.patterns",
+                    remedy=f"names look like {', '.join(names[:3])} ... {names[-1]}",
+                )
+            sites.thaw(encoder, hits)
+        return encoder
+
+    def merge(self, encoder: nn.Module) -> nn.Module:
+        return encoder
+
+
+MEMBER = Selective
