@@ -16,6 +16,7 @@ Trunk = Literal["vit", "swin", "resnet"]
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.RMSNorm)  # pyright: ignore[reportPrivateUsage]
 ATTENTION = ("attn", "attention", "selfattention", "self_attn", "self_attention")
 MLP = ("mlp", "ffn", "feed_forward", "feedforward", "ff")
+QUERIES = ("qkv", "to_qkv", "q", "query", "q_proj", "in_proj")
 
 
 def blocks(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -53,12 +54,25 @@ def child(block: nn.Module, names: tuple[str, ...]) -> str | None:
     return None
 
 
+def flat(block: nn.Module) -> bool:
+    """Whether a block holds its projections itself, without parts for attention and MLP."""
+    return any(name in QUERIES for name, _ in block.named_children())
+
+
+def sublayers(block: nn.Module) -> list[str]:
+    """The parts whose outputs join the residual stream: attention and MLP, or their last layers in a flat block."""
+    if flat(block):
+        return [n for n, _ in block.named_children() if n in ("proj", "out_proj", "o_proj", "fc2", "w2", "down_proj")]
+    parts = (child(block, ATTENTION), child(block, MLP))
+    return [p for p in parts if p is not None]
+
+
 def trunk(encoder: nn.Module) -> Trunk | None:
     """What kind of trunk this is: a transformer on sequences, one on windows, or a convolutional one."""
     found = blocks(encoder)
     if not found:
         return None
-    if child(found[0][1], ATTENTION) is None:
+    if child(found[0][1], ATTENTION) is None and not flat(found[0][1]):
         return "resnet" if any(isinstance(m, nn.Conv2d) for _, b in found for m in b.modules()) else None
     kind = type(found[0][1]).__name__.lower() + type(encoder).__name__.lower()
     return (

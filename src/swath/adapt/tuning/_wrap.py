@@ -24,6 +24,14 @@ def width_of(part: nn.Module) -> int:
     raise UserError(f"{type(part).__name__} has no linear layer", where="tuning")
 
 
+def width_after(part: nn.Module) -> int:
+    """Width of the tokens that leave a part: the fan-out of its last linear layer."""
+    wide = [m.out_features for m in part.modules() if isinstance(m, nn.Linear)]
+    if not wide:
+        raise UserError(f"{type(part).__name__} has no linear layer", where="tuning")
+    return wide[-1]
+
+
 class Bottleneck(nn.Module):
     """A low-rank residual on the output of a part, computed from that output or from the part's input."""
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import nn
 
 from swath.adapt import sites
-from swath.adapt.tuning._wrap import Bottleneck, width_of
+from swath.adapt.tuning._wrap import Bottleneck, width_after
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,10 @@ class Houlsby:
         sites.need(encoder, self.kind, self.on)
         sites.freeze(encoder)
         for name, block in sites.blocks(encoder):
-            for part in (sites.child(block, sites.ATTENTION), sites.child(block, sites.MLP)):
-                if part is not None:
-                    inner = block.get_submodule(part)
-                    wide = width_of(inner)
-                    sites.replace(encoder, f"{name}.{part}", Bottleneck(inner, wide, self.width, self.scale, "output"))
+            for part in sites.sublayers(block):
+                inner = block.get_submodule(part)
+                wide = width_after(inner)
+                sites.replace(encoder, f"{name}.{part}", Bottleneck(inner, wide, self.width, self.scale, "output"))
         return encoder
 
     def merge(self, encoder: nn.Module) -> nn.Module:

@@ -28,11 +28,10 @@ class Parallel:
         sites.need(encoder, self.kind, self.on)
         sites.freeze(encoder)
         for name, block in sites.blocks(encoder):
-            for part in (sites.child(block, sites.ATTENTION), sites.child(block, sites.MLP)):
-                if part is not None:
-                    inner = block.get_submodule(part)
-                    wide = width_of(inner)
-                    sites.replace(encoder, f"{name}.{part}", Bottleneck(inner, wide, self.width, self.scale, "input"))
+            # a flat block has no parts to stand beside: the adapter then stands beside the whole block
+            for part in [f"{name}.{p}" for p in sites.sublayers(block)] if not sites.flat(block) else [name]:
+                inner = encoder.get_submodule(part)
+                sites.replace(encoder, part, Bottleneck(inner, width_of(inner), self.width, self.scale, "input"))
         return encoder
 
     def merge(self, encoder: nn.Module) -> nn.Module:

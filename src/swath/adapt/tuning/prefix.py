@@ -27,10 +27,9 @@ class Prefix:
         sites.need(encoder, self.kind, self.on)
         sites.freeze(encoder)
         for name, block in sites.blocks(encoder):
-            part = sites.child(block, sites.ATTENTION)
-            if part is not None:
-                inner = block.get_submodule(part)
-                sites.replace(encoder, f"{name}.{part}", Prefixed(inner, width_of(inner), self.length))
+            part = name if sites.flat(block) else f"{name}.{sites.child(block, sites.ATTENTION)}"
+            inner = encoder.get_submodule(part)
+            sites.replace(encoder, part, Prefixed(inner, width_of(inner), self.length))
         return encoder
 
     def merge(self, encoder: nn.Module) -> nn.Module:
