@@ -1,0 +1,1 @@
+"""The checks, one file each: a file here that declares `MEMBER = Check(about, run)` is run by `swath check`."""

@@ -1,0 +1,434 @@
+"""`swath check`: each defect is planted into a fresh folder and must be named; a clean folder must pass."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from swath.core.errors import UserError
+from swath.data.check import CHECKS, check
+from swath.data.check.html import page
+from swath.data.check.text import lines
+
+BANDS = ("blue", "green", "red", "nir")
+LEVELS = np.array([600, 900, 700, 2600])
+SIDE = 48
+
+
+def write(path, x, crs="EPSG:32633", origin=(500000.0, 4500000.0), gsd=10.0, names=(), nodata=None, tags=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    x = x[None] if x.ndim == 2 else x
+    with rasterio.open(
+        path, "w", driver="GTiff", height=x.shape[1], width=x.shape[2], count=len(x), dtype=x.dtype, crs=crs,
+        transform=from_origin(*origin, gsd, gsd), nodata=nodata, compress="deflate",
+    ) as out:  # fmt: skip
+        out.write(x)
+        if names:
+            out.descriptions = names
+        if tags:
+            out.update_tags(**tags)
+
+
+def picture(i, seed=0):
+    rng = np.random.default_rng([seed, i])
+    coarse = rng.normal(0, 1, (4, 12, 12)).repeat(4, 1).repeat(4, 2)
+    return np.clip(LEVELS[:, None, None] * (1 + 0.2 * coarse + 0.05 * rng.normal(size=(4, SIDE, SIDE))), 50, 9000)
+
+
+def labels(i):
+    return np.random.default_rng([7, i]).integers(0, 3, (SIDE, SIDE)).astype("uint8")
+
+
+def place(i):
+    return 500000.0 + i * 4000.0, 4500000.0
+
+
+def folder(root, n=12, names=BANDS, kind="uint16"):
+    for i in range(n):
+        x = picture(i)
+        x = {"uint16": lambda x: x.astype("uint16"), "fraction": lambda x: (x / 1e4).astype("float32"),
+             "db": lambda x: (10 * np.log10(x / 1e4) - 5).astype("float32")}[kind](x)  # fmt: skip
+        write(root / "images" / f"k{i:03d}.tif", x, origin=place(i), names=names)
+        write(root / "masks" / f"k{i:03d}.tif", labels(i), origin=place(i))
+    return root
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    return folder(tmp_path_factory.mktemp("clean"))
+
+
+@pytest.fixture
+def data(clean, tmp_path):
+    return Path(shutil.copytree(clean, tmp_path / "data"))
+
+
+def image(root, i):
+    return root / "images" / f"k{i:03d}.tif"
+
+
+def mask(root, i):
+    return root / "masks" / f"k{i:03d}.tif"
+
+
+def change(path, how, **profile):
+    with rasterio.open(path) as src:
+        x, meta, names = src.read(), src.profile, src.descriptions
+    x = how(x)
+    meta.update(count=len(x), height=x.shape[1], width=x.shape[2], dtype=x.dtype, **profile)
+    with rasterio.open(path, "w", **meta) as out:
+        out.write(x)
+        if len(names) == len(x):
+            out.descriptions = names
+
+
+def patch(band, rows, value):
+    def how(x):
+        x = x.copy()
+        x[band, :rows] = value
+        return x
+
+    return how
+
+
+def errors(report, name=None):
+    return [f for f in report.findings if f.level == "error" and name in (None, f.check)]
+
+
+def only_error(root, name, file, band="", **options):
+    """Exactly this check speaks of exactly this file, at least once, as an error."""
+    report = check(root, workers=1, **options)
+    found = errors(report)
+    assert found and not report.ok
+    assert {f.check for f in found} == {name}, [f.line() for f in found]
+    assert {f.file for f in found} == {file}, [f.line() for f in found]
+    assert any(band in f.band for f in found)
+    assert all(f.remedy and f.message for f in found)
+    return found[0]
+
+
+def test_clean_passes(clean):
+    report = check(clean, workers=1)
+    assert report.ok and not report.findings, [f.line() for f in report.findings]
+    assert (report.files, report.samples) == (24, 12)
+    assert report.labels["masks"]["shares"].keys() == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("kind", ["fraction", "db"])
+def test_clean_of_other_units_passes(tmp_path, kind):
+    report = check(folder(tmp_path, 6, kind=kind), workers=1)
+    assert not report.findings, [f.line() for f in report.findings]
+    assert report.groups["images"]["looks"] == kind
+
+
+def test_every_check_is_described():
+    assert len(CHECKS.names()) >= 14
+    assert all(rule.about for _, rule in CHECKS)
+
+
+def test_missing_and_extra_partners(data):
+    mask(data, 3).unlink()
+    image(data, 5).unlink()
+    found = errors(check(data, workers=1), "pairing")
+    assert {f.file for f in found} == {"images/k003.tif", "masks/k005.tif"}
+    assert "masks/k003.tif" in found[0].message and "images/k005.tif" in found[1].message
+
+
+def test_duplicate_key(data):
+    shutil.copy(image(data, 2), data / "images" / "k002.tiff")
+    found = errors(check(data, workers=1))
+    assert {f.check for f in found} == {"pairing", "duplicates"}
+    assert any("k002.tif" in f.message and f.value == "k002" for f in found)
+
+
+def test_truncated_and_empty(data):
+    whole = image(data, 4).read_bytes()
+    image(data, 4).write_bytes(whole[: len(whole) // 2])
+    found = only_error(data, "unreadable", "images/k004.tif")
+    assert "cannot be read" in found.message
+    image(data, 4).write_bytes(b"")
+    assert "0 bytes" in only_error(data, "unreadable", "images/k004.tif").message
+
+
+def test_band_count(data):
+    change(image(data, 1), lambda x: x[:3])
+    assert only_error(data, "band-count", "images/k001.tif").value == 3
+
+
+def test_band_order_by_description(data):
+    with rasterio.open(image(data, 6), "r+") as out:
+        out.descriptions = ("red", "green", "blue", "nir")
+    found = only_error(data, "band-order", "images/k006.tif", "red")
+    assert found.number == 1 and "blue" in found.message
+
+
+def test_band_order_by_pixels(tmp_path):
+    root = folder(tmp_path, 10, names=())
+    change(image(root, 7), lambda x: x[::-1].copy())
+    found = only_error(root, "band-order", "images/k007.tif", "band 1")
+    assert "band 4" in found.message
+
+
+def test_cirrus_shows_b8a_last(shared):
+    report = check(shared / "real/eurosat_ms_100", only=("band-order",), workers=1)
+    found = [f for f in report.findings if f.number == 10]
+    assert found and found[0].level == "warning" and "B8A last" in found[0].message
+
+
+@pytest.mark.parametrize(("value", "band"), [(65535, 2), (40000, 0)])
+def test_value_outside_the_range(data, value, band):
+    change(image(data, 8), patch(band, 2, value))
+    found = only_error(data, "value-range", "images/k008.tif", BANDS[band])
+    assert found.value == value and found.number == band + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "word"),
+    [
+        ("fraction", lambda x: x * 10000, "x 10000"),
+        ("db", lambda x: (10 ** (x / 10)).astype("float32"), "linear"),
+        ("uint16", lambda x: x + 1000, "offset"),
+    ],
+)
+def test_wrong_unit(tmp_path, kind, how, word):
+    root = folder(tmp_path, 8, kind=kind)
+    change(image(root, 2), lambda x: how(x).astype(x.dtype))
+    found = only_error(root, "unit", "images/k002.tif")
+    assert word in found.message and found.band and isinstance(found.value, float)
+
+
+def test_offset_in_half_of_the_files(tmp_path):
+    root = folder(tmp_path, 8)
+    for i in range(4):
+        change(image(root, i), lambda x: (x + 1000).astype(x.dtype))
+    assert {f.file for f in errors(check(root, workers=1), "unit")} == {f"images/k{i:03d}.tif" for i in range(4)}
+
+
+def test_offset_in_real_tiles(shared):
+    root = shared / "real/terramind_examples/S2L1C"
+    found = [f for f in check(root, only=("unit",), workers=1).findings if "offset" in f.message]
+    tiles = {}
+    for p in sorted(root.glob("*.tif")):
+        with rasterio.open(p) as src:
+            tiles[p.name] = int(src.read().min())
+    if min(tiles.values()) < 900 < 1000 < max(tiles.values()):
+        assert found
+
+
+def test_nan_inf_and_nodata(tmp_path):
+    root = folder(tmp_path, 6, kind="fraction")
+    change(image(root, 1), patch(1, 1, np.nan))
+    change(image(root, 2), patch(3, 1, np.inf))
+    change(image(root, 3), patch(slice(None), 30, -9999.0), nodata=-9999.0)
+    found = {f.file: f for f in errors(check(root, workers=1))}
+    assert {f.check for f in found.values()} == {"missing-values"}
+    assert "NaN" in found["images/k001.tif"].message and found["images/k001.tif"].band == "green (band 2)"
+    assert found["images/k001.tif"].value == pytest.approx(1 / SIDE)
+    assert "inf" in found["images/k002.tif"].message and found["images/k002.tif"].number == 4
+    assert found["images/k003.tif"].value == pytest.approx(30 / SIDE)
+
+
+@pytest.mark.parametrize("value", [0, 777])
+def test_constant_band(data, value):
+    change(image(data, 9), patch(3, SIDE, value))
+    found = errors(check(data, workers=1), "constant-band")
+    assert [(f.file, f.number, f.value, f.band) for f in found] == [("images/k009.tif", 4, value, "nir (band 4)")]
+
+
+@pytest.mark.parametrize("value", [255, 7])
+def test_label_outside_the_legend(data, value):
+    change(mask(data, 2), patch(0, 3, value))
+    found = only_error(data, "legend", "masks/k002.tif", "band 1")
+    assert found.value == value and "0 to 2" in found.message
+
+
+def test_legend_file_and_common_ignore(data):
+    for i in range(6):
+        change(mask(data, i), patch(0, 2, 255))
+    report = check(data, workers=1)
+    assert report.ok and any("255 means ignore" in a for a in report.assumed)
+    (data / "classes.txt").write_text("water\nforest\n")
+    found = errors(check(data, workers=1), "legend")
+    assert {f.value for f in found} == {2, 255}
+
+
+def test_image_and_mask_do_not_match(data):
+    change(mask(data, 1), lambda x: x[:, :40])
+    write(mask(data, 2), labels(2), crs="EPSG:32634", origin=place(2))
+    x, y = place(3)
+    write(mask(data, 3), labels(3), origin=(x + 20, y))
+    found = errors(check(data, workers=1))
+    assert {f.check for f in found} == {"grids"}
+    by_file = {}
+    for f in found:
+        by_file.setdefault(f.file, []).append(f)
+    assert "size" in by_file["masks/k001.tif"][0].message and by_file["masks/k001.tif"][0].value == "40 x 48"
+    assert any("EPSG:32634" in f.message for f in by_file["masks/k002.tif"])
+    assert by_file["masks/k003.tif"][0].value == pytest.approx(2.0)
+
+
+def test_one_file_differs_from_the_rest(data):
+    change(image(data, 1), lambda x: x[:, :40, :40])
+    change(mask(data, 1), lambda x: x[:, :40, :40])
+    x = picture(2).astype("uint16")
+    write(image(data, 2), x, crs="EPSG:4326", origin=(15.0, 40.0), gsd=1e-4, names=BANDS)
+    write(mask(data, 2), labels(2), crs="EPSG:4326", origin=(15.0, 40.0), gsd=1e-4)
+    write(image(data, 3), picture(3).astype("uint16"), origin=place(3), gsd=20.0, names=BANDS)
+    write(mask(data, 3), labels(3), origin=place(3), gsd=20.0)
+    found = errors(check(data, workers=1))
+    assert {f.check for f in found} == {"grids"}
+    assert {f.file.split("/")[1] for f in found} == {"k001.tif", "k002.tif", "k003.tif"}
+    assert any("pixel side 20" in f.message for f in found)
+
+
+def test_dates(tmp_path):
+    for i in range(6):
+        day = ["20200115", "20201350", "20200215", "20200315", "20200415", "20200515"][i]
+        write(tmp_path / "images" / f"k{i}_{day}.tif", picture(i).astype("uint16"), origin=place(i))
+    found = errors(check(tmp_path, workers=1))
+    assert [(f.check, f.value) for f in found] == [("dates", "20201350")]
+    write(tmp_path / "images" / "k9_20200601.tif", picture(9).astype("uint16"), origin=place(9),
+          tags={"dates": "2020-01-01, 2020-03-01, 2020-02-01"})  # fmt: skip
+    write(tmp_path / "images" / "k8_20200601.tif", picture(8).astype("uint16"), origin=place(8),
+          tags={"acquisition_date": "yesterday"})  # fmt: skip
+    found = {f.file: f for f in errors(check(tmp_path, workers=1), "dates")}
+    assert "out of order" in found["images/k9_20200601.tif"].message
+    assert found["images/k8_20200601.tif"].value == "yesterday"
+
+
+def test_dates_in_a_table(data):
+    rows = ["key,date", *[f"k{i:03d},2020-01-{i + 1:02d}" for i in range(11)], "k011,2020-02-31"]
+    (data / "metadata.csv").write_text("\n".join(rows))
+    assert only_error(data, "dates", "images/k011.tif").value == "2020-02-31"
+
+
+def test_duplicates_and_near_duplicates(data):
+    x, y = place(20)
+    noise = np.random.default_rng(1).integers(-2, 3, (4, SIDE, SIDE))
+    for name, how in (("k020", lambda a: a), ("k021", lambda a: (a + noise).astype(a.dtype))):
+        shutil.copy(image(data, 0), data / "images" / f"{name}.tif")
+        change(data / "images" / f"{name}.tif", how, transform=from_origin(x, y, 10, 10))
+        write(data / "masks" / f"{name}.tif", labels(20), origin=(x, y))
+    found = {f.file: f for f in errors(check(data, workers=1))}
+    assert {f.check for f in found.values()} == {"duplicates"}
+    assert "exact duplicate of images/k000.tif" in found["images/k020.tif"].message
+    assert "near-duplicate of images/k000.tif" in found["images/k021.tif"].message
+    assert found["images/k021.tif"].value > 0.999
+
+
+def split_folder(root, step=4000.0, absent=False):
+    for i in range(12):
+        split = ("train", "train", "val", "test")[i % 4]
+        at = (500000.0 + i * step, 4500000.0)
+        m = labels(i)
+        if absent and split == "val":
+            m[m == 2] = 1
+        write(root / split / "images" / f"k{i:03d}.tif", picture(i).astype("uint16"), origin=at, names=BANDS)
+        write(root / split / "masks" / f"k{i:03d}.tif", m, origin=at)
+    return root
+
+
+def test_split_folders(tmp_path):
+    report = check(split_folder(tmp_path / "clean"), workers=1)
+    assert report.ok and not report.findings, [f.line() for f in report.findings]
+    assert report.splits == {"train": 6, "val": 3, "test": 3}
+    assert {(d["from"], d["to"]) for d in report.distances} == {("val", "train"), ("test", "train"), ("test", "val")}
+    assert report.distances[0]["nearest_m"] == pytest.approx(4000 - SIDE * 10)
+    found = errors(check(split_folder(tmp_path / "overlap", step=240.0), workers=1))
+    assert {f.check for f in found} == {"split-overlap"}
+    assert all(f.value == pytest.approx(0.5, abs=0.01) and f.file.endswith(".tif") for f in found)
+    touching = check(split_folder(tmp_path / "touch", step=480.0), workers=1)
+    assert touching.ok and any(f.check == "split-overlap" and f.level == "warning" for f in touching.findings)
+    found = errors(check(split_folder(tmp_path / "absent", absent=True), workers=1))
+    assert [(f.check, f.value) for f in found] == [("classes", 2)] and "val" in found[0].message
+
+
+@pytest.mark.parametrize("form", ["csv", "txt", "json"])
+def test_split_lists(data, form):
+    keys = [f"k{i:03d}" for i in range(12)]
+    train, val, test = keys[:6], keys[6:9], keys[9:]
+    test, val = [*test, "k999"], [*val, "k000"]
+    if form == "csv":
+        rows = [f"{k},{s}" for s, ks in (("train", train), ("val", val), ("test", test)) for k in ks]
+        (data / "split.csv").write_text("key,split\n" + "\n".join(rows))
+    elif form == "json":
+        (data / "split.json").write_text(json.dumps({"train": train, "val": val, "test": test}))
+    else:
+        for name, ks in (("train", train), ("val", val), ("test", test)):
+            (data / f"{name}.txt").write_text("\n".join(ks))
+    found = errors(check(data, workers=1))
+    assert {(f.check, f.value) for f in found} == {("split-lists", "k999"), ("split-lists", "k000")}
+    assert errors(check(data, workers=1, batch_size=16), "batch-size")[0].value == 16
+
+
+def test_one_class_and_balance(tmp_path):
+    for i in range(4):
+        write(tmp_path / "images" / f"k{i}.tif", picture(i).astype("uint16"), origin=place(i))
+        write(tmp_path / "masks" / f"k{i}.tif", np.zeros((SIDE, SIDE), "uint8"), origin=place(i))
+    assert "nothing to learn" in errors(check(tmp_path, workers=1))[0].message
+    for i in range(4):
+        m = np.zeros((SIDE, SIDE), "uint8")
+        m[0, :2] = 1
+        write(tmp_path / "masks" / f"k{i}.tif", m, origin=place(i))
+    report = check(tmp_path, workers=1)
+    assert report.ok and any("class balance" in f.message for f in report.findings)
+
+
+def test_other_spellings_of_pairs(tmp_path):
+    for i in range(4):
+        write(tmp_path / "a" / "s2" / f"{i}_20200101_s2.tif", picture(i).astype("uint16"), origin=place(i))
+        write(tmp_path / "a" / "labels" / f"{i}_label.tif", labels(i), origin=place(i))
+        write(tmp_path / "b" / f"{i}.tif", picture(i).astype("uint16"), origin=place(i))
+        write(tmp_path / "b" / f"{i}_mask.tif", labels(i), origin=place(i))
+    for name in ("a", "b"):
+        report = check(tmp_path / name, workers=1)
+        assert report.ok and report.samples == 4, [f.line() for f in report.findings]
+
+
+def test_run_file(data):
+    (data.parent / "run.yaml").write_text("data: {source: {kind: folder, root: data}, batch_size: 64}\n")
+    found = errors(check(data.parent / "run.yaml", workers=1))
+    assert [f.check for f in found] == ["batch-size"]
+
+
+def test_unknown_place_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        check(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no rasters"):
+        check(tmp_path)
+
+
+def test_text_and_html(data):
+    change(image(data, 8), patch(2, 2, 65535))
+    report = check(data, workers=1)
+    text = "\n".join(lines(report))
+    assert "images/k008.tif, red (band 3)" in text and "65535" in text and "not ok: 1 errors" in text
+    html = page(report)
+    assert "images/k008.tif" in html and "data:image/png;base64," in html and "src='http" not in html
+
+
+def test_processes_give_the_same_and_survive_a_crash(data):
+    from swath.data.check import survey
+    from swath.data.check.layout import discover
+
+    jobs = [(m.file, m.role, None) for m in discover(data).members] * 5
+    one = survey.read_all(data, jobs[:24], 1)
+    two = survey.read_all(data, jobs, 2)
+    assert {k: (v.digest, v.classes) for k, v in one.items()} == {k: (v.digest, v.classes) for k, v in two.items()}
+
+
+def test_command(data, tmp_path):
+    change(image(data, 8), patch(2, 2, 65535))
+    args = [sys.executable, "-m", "swath.cli", "check", str(data), "--json", "--html", str(tmp_path / "r.html")]
+    done = subprocess.run(args, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["ok"] is False and answer["files"] == 24
+    assert answer["findings"][0].keys() >= {"check", "level", "file", "band", "value", "message", "remedy"}
+    assert (tmp_path / "r.html").stat().st_size > 1000
