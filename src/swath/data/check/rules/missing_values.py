@@ -47,7 +47,7 @@ def _nodata(f: object, names: tuple[str, ...], count: np.ndarray, role: str) -> 
     whole = share >= 1
     yield Finding(
         "missing-values", "error" if share >= ERROR_SHARE else "warning", f.file,
-        "has no valid pixel: all are nodata" if whole else f"{share:.1%} of the pixels are nodata, {f.profile.nodata:g}",
+        "has no valid pixel: all are nodata" if whole else f"{share:.1%} of the pixels are nodata {f.profile.nodata:g}",
         where, worst + 1, share,
         f"leave the file out (published recipes drop chips with more than {WARN_SHARE:.0%} missing), or fill it",
     )  # fmt: skip
