@@ -118,22 +118,26 @@ def choose(layer: Layer, want: Input, adaptation: Adaptation, who: str) -> tuple
 
 
 def view(layer: Layer, want: Input, adaptation: Adaptation, who: str, dtype: torch.dtype) -> View:
-    """One layer as one declared input."""
+    """One layer as one declared input; the unit `own` is each declared band's unit in its sensor's file."""
     index, notes = choose(layer, want, adaptation, who)
     filled = [0 if i is None else i for i in index]
     x = layer.x[:, :, filled].float()
     units = [layer.sensor.bands[i].unit for i in filled]
+    declared = SENSORS.get(want.sensor)
+    wanted = [declared.band(n).unit if want.unit == "own" else want.unit for n in want.bands]
     where = f"{who}, layer {layer.sensor.id}"
-    if len(set(units)) == 1:
-        x = convert(x, units[0], want.unit, where=where)
+    if len({*zip(units, wanted, strict=True)}) == 1:
+        x = convert(x, units[0], wanted[0], where=where)
     else:
-        x = torch.stack([convert(x[:, :, i], u, want.unit, where=where) for i, u in enumerate(units)], 2)
+        x = torch.stack(
+            [convert(x[:, :, i], *u, where=where) for i, u in enumerate(zip(units, wanted, strict=True))], 2
+        )
     x = normalise(x, want)
     present = tuple(i is not None for i in index)
     if not all(present):
         x = x * torch.tensor(present, dtype=x.dtype, device=x.device).view(-1, 1, 1)
     x = torch.where(layer.valid, x, torch.zeros((), dtype=x.dtype, device=x.device))
-    sensor = SENSORS.get(want.sensor).select(want.bands)
+    sensor = declared.select(want.bands)
     if layer.sensor.gsd != sensor.gsd:
         sensor = replace(sensor, bands=tuple(replace(b, gsd=layer.sensor.gsd) for b in sensor.bands))
     return View(want, x.to(dtype), layer.valid, layer.times, sensor, present, notes)
