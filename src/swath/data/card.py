@@ -29,7 +29,8 @@ class LayerCard:
     With neither `unit`, `scale` nor `offset` the sensor's own storage convention holds. `unit` is the unit of
     stored * scale + offset when that is not the band's own (for example `linear` for radar power).
     Channel i of timestep t is stored at `first + t * stride + i`. `path` says where in the layout: a subfolder or
-    file pattern, ids of tortilla leaves, names of HDF5 data sets, a column.
+    file pattern, ids of tortilla leaves, names of HDF5 data sets, a column. `order` names the timesteps where the
+    path has `{step}`, `dates_from` the metadata that holds their dates.
     """
 
     sensor: str
@@ -45,6 +46,8 @@ class LayerCard:
     steps: int = 1
     stride: int = 0
     dates: tuple[str, ...] = ()
+    dates_from: str = ""
+    order: tuple[str, ...] = ()
     optional: bool = False
     notes: str = ""
 

@@ -89,3 +89,19 @@ class Pattern:
             return None
         found = {k: v for k, v in m.groupdict().items() if v is not None}
         return Fields("_".join(found[k] for k in self.keys), found)
+
+
+def days_of(value: object, where: str = "") -> int:
+    """Days since the epoch of a date in metadata: text, YYYYMMDD, a datetime, or seconds since the epoch."""
+    if isinstance(value, datetime):
+        return days(value.date())
+    if isinstance(value, date):
+        return days(value)
+    if isinstance(value, str):
+        return day_of(value, where)
+    if isinstance(value, (int, float)) and value == value:
+        if 18000101 <= value <= 22001231 and float(value).is_integer():
+            return day_of(str(int(value)), where)
+        if abs(value) > 1e8:
+            return int(value // 86400)
+    raise UserError(f"'{value}' is not a date", where=where)
