@@ -29,6 +29,8 @@ def lonlat(grid: Grid | None) -> tuple[float, float]:
         lon, lat = _to_lonlat(grid.crs).transform(x, y)
     except Exception as why:
         raise UserError(f"the crs cannot be used: {str(why)[:160]}", where=grid.crs[:80]) from why
+    if not (-540 <= lon <= 540 and -90 <= lat <= 90):
+        return float("nan"), float("nan")
     return float(lon), float(lat)
 
 

@@ -67,9 +67,9 @@ def crs_text(crs: Any) -> str:
 
 
 def grid_of(data: Any) -> Grid | None:
-    """The grid of an open data set; None when it is not georeferenced."""
+    """The grid of an open data set; None when it is not georeferenced (some files name a crs and no transform)."""
     t = data.transform
-    if data.crs is None and t.is_identity:
+    if t.is_identity:
         return None
     try:
         return Grid(crs_text(data.crs), (t.a, t.b, t.c, t.d, t.e, t.f), (data.height, data.width))

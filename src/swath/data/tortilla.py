@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ HEADER = 50
 MAX_DEPTH = 6
 MAX_FOOTER = 4 << 30
 MAX_ROWS = 20_000_000
+MAX_ARRAY = 1 << 30
 _OTHER = {"BYTES", "GEOPARQUET", "PARQUET", "CSV", "JSON", "GEOJSON", "TEXT", "SAFETENSOR", "SAFETENSORS"}
 _PART = re.compile(r"\.\d+\.part\.(tortilla|taco)$")
 
@@ -78,7 +80,7 @@ def _at(handle: BinaryIO, offset: int, length: int, file: Path) -> bytes:
 
 def _footer(handle: BinaryIO, file: Path, base: int, limit: int) -> list[dict[str, Any]]:
     """The rows of the container that occupies [base, base + limit)."""
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     if limit < HEADER:
         raise _fail(f"a container of {limit} bytes is too short for a header", file, base)
@@ -139,7 +141,7 @@ def entries(file: Path, inside: Entry | None = None) -> list[Entry]:
         base, limit = (0, size) if inside is None else (inside.offset, inside.length)
         out = [_entry(row, file, base, limit, above) for row in _footer(handle, file, base, limit)]
     nests = sorted((e.offset, e.length) for e in out if e.nested)
-    for (start, length), (following, _) in zip(nests, nests[1:], strict=False):
+    for (start, length), (following, _) in pairwise(nests):
         if start + length > following:
             raise _fail("two nested containers overlap", file, following)
     return out
@@ -190,7 +192,9 @@ def arrays(entry: Entry) -> dict[str, Pixels]:
         except UserError as error:
             raise _fail(f"a {entry.format} leaf: {error.what}", entry.file, entry.offset, error) from error
         except Exception as why:
-            raise _fail(f"a {entry.format} leaf cannot be read: {str(why)[:160]}", entry.file, entry.offset, why) from why
+            raise _fail(
+                f"a {entry.format} leaf cannot be read: {str(why)[:160]}", entry.file, entry.offset, why
+            ) from why
     if entry.format == "HDF5":
         found, _ = hdf5(blob(entry), entry.where)
         return found
@@ -206,7 +210,7 @@ def hdf5(data: bytes, where: str) -> tuple[dict[str, Pixels], dict[str, Any]]:
 
     def visit(name: str, thing: Any) -> None:
         if isinstance(thing, h5py.Dataset) and thing.dtype.kind in "iufb" and thing.shape is not None:
-            if thing.size * thing.dtype.itemsize > max(1 << 30, 4000 * len(data)):
+            if thing.size * thing.dtype.itemsize > max(MAX_ARRAY, 4000 * len(data)):
                 raise ValueError(f"the data set {name} announces {thing.shape}")
             found[name] = np.asarray(thing[()])
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,7 +82,7 @@ class TortillaSource:
     def rows(self) -> list[Entry]:
         """The samples."""
         found = sorted((e for f in self.files for e in entries(f)), key=lambda e: e.id)
-        for a, b in zip(found, found[1:], strict=False):
+        for a, b in pairwise(found):
             if a.id == b.id:
                 raise UserError(f"two samples are called '{a.id}'", where=f"{a.where} and {b.where}")
         if not found:
@@ -316,12 +317,12 @@ def _burnt(polygons: Sequence[Any], size: tuple[int, int]) -> Pixels:
         for ring in rings:
             points = [[ring[k], ring[k + 1]] for k in range(0, len(ring) - 1, 2)]
             shapes.append({"type": "Polygon", "coordinates": [[*points, points[0]]]})
-        out[i] = rasterize(shapes, out_shape=size, dtype="uint8").astype(bool)
+        out[i] = np.asarray(rasterize(shapes, out_shape=size, dtype="uint8")) > 0
     return out
 
 
 def _table_boxes(leaf: Entry, card: LabelCard) -> list[tuple[list[float], int]]:
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     try:
         rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(blob(leaf))).to_pylist()
