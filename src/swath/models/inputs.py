@@ -63,6 +63,8 @@ def prepare(batch: Batch, spec: EncoderSpec, adaptation: Adaptation, dtype: torc
         if adaptation.only and want.sensor not in adaptation.only:
             continue
         if source in batch.layers:
+            if spec.any_bands:
+                want = _held(batch.layers[source], want)
             views[want.sensor] = view(batch.layers[source], want, adaptation, spec.name, dtype)
         elif want.required:
             raise UserError(
@@ -82,6 +84,16 @@ def prepare(batch: Batch, spec: EncoderSpec, adaptation: Adaptation, dtype: torc
             remedy="choose data of a declared sensor, or name a substitute: Adaptation(substitute={...})",
         )
     return views
+
+
+def _held(layer: Layer, want: Input) -> Input:
+    """For an encoder of any bands: the declared bands that the layer has, with their statistics."""
+    have = [b.name for b in layer.sensor.bands]
+    at = [i for i, name in enumerate(want.bands) if name in have]
+    if not at or len(at) == len(want.bands):
+        return want
+    pick = lambda values: tuple(values[i] for i in at) if values else ()  # noqa: E731
+    return replace(want, bands=pick(want.bands), mean=pick(want.mean), std=pick(want.std))
 
 
 def _usable(layer: Layer, adaptation: Adaptation) -> bool:

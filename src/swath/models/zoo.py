@@ -102,7 +102,10 @@ def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str)
         same = (got == want) | (got.isnan() & want.isnan()) if got.is_floating_point() else got == want
         gap = torch.where(same, torch.zeros_like(gap), gap)
         ratio = float((gap / (ATOL + RTOL * want.double().abs())).max()) if gap.numel() else 0.0
-        rows.append(Row(name, key, ratio, float(gap.max()) if gap.numel() else 0.0, ratio <= 1))
+        ok = (ratio > 1) if negative else ratio <= 1
+        rows.append(
+            Row(name, key, ratio, float(gap.max()) if gap.numel() else 0.0, ok, "must differ" if negative else "")
+        )
     return rows
 
 

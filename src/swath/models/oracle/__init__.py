@@ -53,3 +53,9 @@ def says(meta: Meta, *words: str) -> bool:
 def wanted(meta: Meta) -> list[str]:
     """The names of the outputs that the fixture expects."""
     return list(meta.get("output_stats", {}))
+
+
+def only(outputs: Mapping[str, Tensor], meta: Meta) -> dict[str, Tensor]:
+    """What the fixture expects of what we have; all of it when the fixture does not say."""
+    names = wanted(meta)
+    return {k: v for k, v in outputs.items() if not names or k in names}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from swath.models.encoders.prithvi import Prithvi, PrithviConfig, PrithviShape, untubes
 from swath.models.loading import Layout
-from swath.models.oracle import Meta, Oracle, Tensors, says, wanted
+from swath.models.oracle import Meta, Oracle, Tensors, only, says, wanted
 
 
 def _shape(meta: Meta) -> PrithviShape:
@@ -66,12 +66,7 @@ def _run(module: nn.Module, meta: Meta, inputs: Tensors) -> dict[str, Tensor]:
     standardise = bool(meta["config"].get("norm_pix_loss", False))
     out["mae.loss"] = model.loss(x, mae["pred"], mae["mask"], standardise)
     out["mae.loss_norm_pix"] = model.loss(x, mae["pred"], mae["mask"], True)
-    return _only(out, meta)
-
-
-def _only(out: dict[str, Tensor], meta: Meta) -> dict[str, Tensor]:
-    names = wanted(meta)
-    return {k: v for k, v in out.items() if not names or k in names}
+    return only(out, meta)
 
 
 def _full(size: str) -> Callable[[], Tensors]:
