@@ -236,7 +236,7 @@ class Clay(EncoderModule):
         p = self.shape.patch
 
         def image(x: Tensor, rows: Tensor) -> Features:
-            check_size(*x.shape[2:], p, self.spec.name)
+            check_size(x.shape[2], x.shape[3], p, self.spec.name)
             grid = (x.shape[2] // p, x.shape[3] // p)
             told = Told(um, view.gsd, time.flatten(0, 1).to(x.device), place[rows])
             every = self.encoder.run(self.encoder.embed(x, um) + told.code(grid, self.shape.dim, x))

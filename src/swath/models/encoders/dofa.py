@@ -141,7 +141,7 @@ class Dofa(EncoderModule):
         p = self.shape.patch
 
         def image(x: Tensor, rows: Tensor) -> Features:
-            check_size(*x.shape[2:], p, self.spec.name)
+            check_size(x.shape[2], x.shape[3], p, self.spec.name)
             every = self.tokens(x, um)
             grid = (x.shape[2] // p, x.shape[3] // p)
             levels = at(every, taps(self.shape.depth), every[-1])
