@@ -1,0 +1,218 @@
+"""Figures as small SVG: intervals, heat maps, lines, strips, rank shares. They take their colours from the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from swath.report.page import esc
+
+PALETTE = ("#0b6e4f", "#b9770e", "#2e6fb7", "#a4343a", "#6c4f9c", "#3d8b8b", "#8a6d3b", "#5b7083")
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round values that span low..high."""
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+        return [low]
+    raw = (high - low) / about
+    step = 10 ** math.floor(math.log10(raw))
+    step *= next(m for m in (1, 2, 5, 10) if raw <= m * step)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def svg(width: float, height: float, body: str, title: str) -> str:
+    """An SVG that scales with the page and has a title for readers of the screen."""
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{esc(title)}">'
+        f"<title>{esc(title)}</title>{body}</svg>"
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an interval plot."""
+
+    name: str
+    point: float
+    low: float
+    high: float
+    strong: bool = True
+    hint: str = ""
+
+
+def intervals(rows: Sequence[Row], title: str, unit: str = "") -> str:
+    """Point and interval per row; weak rows are drawn softly."""
+    good = [r for r in rows if math.isfinite(r.point)]
+    if not good:
+        return svg(400, 30, '<text x="0" y="20" class="soft">nothing complete</text>', title)
+    left, width, step = 12 + 7.0 * max(len(r.name) for r in good), 860.0, 24.0
+    low, high = min(r.low for r in good), max(r.high for r in good)
+    pad = 0.04 * ((high - low) or 1)
+
+    def x(v: float) -> float:
+        return left + (v - low + pad) / (high - low + 2 * pad) * (width - left - 16)
+
+    body: list[str] = []
+    bottom = step * len(good) + 6
+    for t in ticks(low, high):
+        body.append(f'<line class="axis" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{bottom:g}"/>')
+        body.append(
+            f'<text class="soft" x="{x(t):.1f}" y="{bottom + 16:g}" text-anchor="middle">{t:g}{esc(unit)}</text>'
+        )
+    for i, r in enumerate(good):
+        y = step * (i + 0.5) + 4
+        fade = "" if r.strong else ' opacity=".45"'
+        body.append(
+            f"<g{fade}><title>{esc(r.hint or f'{r.name}: {r.point:.3g} ({r.low:.3g} to {r.high:.3g})')}</title>"
+            f'<text x="{left - 8:g}" y="{y + 4:g}" text-anchor="end">{esc(r.name)}</text>'
+            f'<line class="stroke" stroke-width="2.5" x1="{x(r.low):.1f}" x2="{x(r.high):.1f}" y1="{y:g}" y2="{y:g}"/>'
+            f'<circle class="mark" r="4.5" cx="{x(r.point):.1f}" cy="{y:g}"/></g>'
+        )
+    return svg(width, bottom + 24, "".join(body), title)
+
+
+def heat(rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], float], title: str) -> str:
+    """A table of coloured cells; a missing value stays empty."""
+    left, top, cell, step = 12 + 7.0 * max(map(len, rows)), 150.0, 62.0, 24.0
+    known = [v for v in values.values() if math.isfinite(v)]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    body = [
+        f'<text transform="translate({left + cell * (j + 0.55):g},{top - 8:g}) rotate(-38)">{esc(c)}</text>'
+        for j, c in enumerate(columns)
+    ]
+    for i, r in enumerate(rows):
+        y = top + step * i
+        body.append(f'<text x="{left - 8:g}" y="{y + 16:g}" text-anchor="end">{esc(r)}</text>')
+        for j, c in enumerate(columns):
+            v = values.get((r, c), math.nan)
+            if not math.isfinite(v):
+                continue
+            share = (v - low) / ((high - low) or 1)
+            light = 93 - 55 * share
+            ink = "#fff" if light < 62 else "#17202a"
+            body.append(
+                f'<rect x="{left + cell * j:g}" y="{y:g}" width="{cell - 2:g}" height="{step - 2:g}" rx="3" '
+                f'fill="hsl(158 45% {light:.0f}%)"><title>{esc(r)}, {esc(c)}: {v:.4g}</title></rect>'
+                f'<text x="{left + cell * (j + 0.5) - 1:g}" y="{y + 15:g}" text-anchor="middle" '
+                f'style="fill:{ink};font-size:11px">{v:.3g}</text>'
+            )
+    return svg(left + cell * len(columns) + 70, top + step * len(rows) + 6, "".join(body), title)
+
+
+def shares(rows: Mapping[str, Sequence[float]], title: str) -> str:
+    """How often each name took each rank: one row a name, one cell a rank, darker is more often."""
+    n = max((len(v) for v in rows.values()), default=0)
+    values = {(name, str(i + 1)): v for name, row in rows.items() for i, v in enumerate(row)}
+    left, top, cell, step = 12 + 7.0 * max(map(len, rows)), 24.0, min(44.0, 700 / max(n, 1)), 22.0
+    body = [
+        f'<text class="soft" x="{left + cell * (i + 0.5):g}" y="16" text-anchor="middle">{i + 1}</text>'
+        for i in range(n)
+    ]
+    for i, name in enumerate(rows):
+        y = top + step * i
+        body.append(f'<text x="{left - 8:g}" y="{y + 15:g}" text-anchor="end">{esc(name)}</text>')
+        for j in range(n):
+            v = values.get((name, str(j + 1)), 0.0)
+            label = f'<text x="{left + cell * (j + 0.5):g}" y="{y + 14:g}" text-anchor="middle" style="font-size:10px">'
+            body.append(
+                f'<rect class="mark" opacity="{min(1.0, 0.04 + 1.6 * v):.3f}" x="{left + cell * j:g}" y="{y:g}" '
+                f'width="{cell - 2:g}" height="{step - 2:g}" rx="2">'
+                f"<title>{esc(name)}, rank {j + 1}: {v:.1%}</title></rect>"
+                + (f"{label}{100 * v:.0f}</text>" if v >= 0.05 else "")
+            )
+    return svg(left + cell * n + 8, top + step * len(rows) + 4, "".join(body), title)
+
+
+def strips(groups: Mapping[str, Sequence[float]], title: str) -> str:
+    """Every value as a dot, one row a group, with a tick at the mean."""
+    full = [v for row in groups.values() for v in row if math.isfinite(v)]
+    if not full:
+        return svg(400, 30, '<text x="0" y="20" class="soft">no values</text>', title)
+    left, width, step = 12 + 7.0 * max(map(len, groups)), 700.0, 19.0
+    low, high = min(full), max(full)
+    span = (high - low) or 1.0
+
+    def x(v: float) -> float:
+        return left + 8 + (v - low) / span * (width - left - 24)
+
+    bottom = step * len(groups) + 4
+    body = [
+        f'<line class="axis" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{bottom:g}"/>'
+        f'<text class="soft" x="{x(t):.1f}" y="{bottom + 15:g}" text-anchor="middle">{t:g}</text>'
+        for t in ticks(low, high)
+    ]
+    for i, (name, row) in enumerate(groups.items()):
+        y = step * (i + 0.5) + 2
+        good = [v for v in row if math.isfinite(v)]
+        body.append(f'<text x="{left - 8:g}" y="{y + 4:g}" text-anchor="end">{esc(name)}</text>')
+        body += [f'<circle class="mark" opacity=".55" r="3.5" cx="{x(v):.1f}" cy="{y:g}"/>' for v in good]
+        if good:
+            m = x(sum(good) / len(good))
+            body.append(
+                f'<line class="stroke" stroke-width="2" x1="{m:.1f}" x2="{m:.1f}" y1="{y - 7:g}" y2="{y + 7:g}"/>'
+            )
+    return svg(width, bottom + 22, "".join(body), title)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Words and scale of a line or scatter plot."""
+
+    x: str
+    y: str
+    log_x: bool = False
+
+
+def curves(series: Mapping[str, Sequence[tuple[float, float]]], axes: Axes, title: str, *, dots: bool = False) -> str:
+    """Lines (or dots) in one frame, with a legend."""
+    points = [(x, y) for s in series.values() for x, y in s if math.isfinite(x) and math.isfinite(y)]
+    if not points:
+        return svg(400, 30, '<text x="0" y="20" class="soft">no values</text>', title)
+    width, height, left, bottom = 720.0, 320.0, 62.0, 262.0
+
+    def scale(v: float) -> float:
+        return math.log10(max(v, 1e-12)) if axes.log_x else v
+
+    x0, x1 = min(scale(p[0]) for p in points), max(scale(p[0]) for p in points)
+    y0, y1 = min(p[1] for p in points), max(p[1] for p in points)
+    pad = 0.05 * ((y1 - y0) or abs(y1) or 1)
+    y0, y1 = y0 - pad, y1 + pad
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return left + (scale(x) - x0) / ((x1 - x0) or 1) * (width - left - 20), bottom - (y - y0) / (y1 - y0) * (
+            bottom - 14
+        )
+
+    body: list[str] = []
+    for t in ticks(y0, y1):
+        y = at(points[0][0], t)[1]
+        body.append(f'<line class="axis" x1="{left:g}" x2="{width - 20:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        body.append(f'<text class="soft" x="{left - 6:g}" y="{y + 4:.1f}" text-anchor="end">{t:g}</text>')
+    for t in ticks(x0, x1):
+        x = left + (t - x0) / ((x1 - x0) or 1) * (width - left - 20)
+        word = f"{10**t:.3g}" if axes.log_x else f"{t:g}"
+        body.append(f'<text class="soft" x="{x:.1f}" y="{bottom + 17:g}" text-anchor="middle">{word}</text>')
+    for i, (name, s) in enumerate(series.items()):
+        colour = PALETTE[i % len(PALETTE)]
+        places = [at(x, y) for x, y in s if math.isfinite(x) and math.isfinite(y)]
+        if dots:
+            body += [
+                f'<circle r="4.5" cx="{x:.1f}" cy="{y:.1f}" fill="{colour}"><title>{esc(name)}</title></circle>'
+                for x, y in places
+            ]
+        else:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+            body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        if len(series) <= 14:
+            column, line = divmod(i, 7)
+            body.append(
+                f'<rect x="{left + 330 * column:g}" y="{bottom + 44 + 17 * line:g}" width="11" height="11" '
+                f'fill="{colour}"/>'
+            )
+            body.append(f'<text x="{left + 16 + 330 * column:g}" y="{bottom + 54 + 17 * line:g}">{esc(name)}</text>')
+    body.append(f'<text class="soft" x="{width - 20:g}" y="{bottom + 34:g}" text-anchor="end">{esc(axes.x)}</text>')
+    body.append(f'<text class="soft" x="4" y="10">{esc(axes.y)}</text>')
+    legend = 17 * min(len(series), 7) if len(series) <= 14 else 0
+    return svg(width, height - 10 + legend, "".join(body), title)

@@ -1,0 +1,74 @@
+"""Pages: safe text, sortable tables, figures that survive odd values, and a real browser's view of a leaderboard."""
+
+import math
+
+import numpy as np
+import pytest
+
+import browser
+from swath.core import Result
+from swath.report import figures, page
+
+
+def test_text_is_escaped(tmp_path):
+    p = page.Page("<b>&", "x").section("a<script>", page.table([{"k<": "<img src=x>"}]), page.text("<i>"))
+    html = p.write(tmp_path / "sub" / "p.html").read_text()
+    assert "<img src=x>" not in html and "a&lt;script&gt;" in html and not list((tmp_path / "sub").glob("*.tmp"))
+
+
+def test_tables_show_numbers_evenly():
+    html = page.table([{"a": 1.5, "b": None}, {"a": 10.25, "b": float("nan")}, {"a": 1e-9, "b": 2.0}])
+    assert "1.50<" in html and "10.25<" in html and "1e-09<" in html
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [0.5], [0.5, 0.5], [-1e9, 1e9], [1e-12, 2e-12]])
+def test_figures_take_any_values(values):
+    rows = [figures.Row(f"r{i}", v, v, v) for i, v in enumerate(values)]
+    for svg in (
+        figures.intervals(rows, "t"),
+        figures.strips({"a": values}, "t"),
+        figures.curves({"a": [(i + 1.0, v) for i, v in enumerate(values)]}, figures.Axes("x", "y", log_x=True), "t"),
+        figures.heat(["r"], ["c"], dict.fromkeys([("r", "c")], values[0]) if values else {}, "t"),
+        figures.shares({"a": [v for v in values if 0 <= v <= 1]}, "t"),
+    ):
+        assert svg.startswith("<svg") and "nan" not in svg and "inf" not in svg
+
+
+def records(n=6, **other):
+    rng = np.random.default_rng(0)
+    from swath.bench.suites import SUITES
+
+    suite = SUITES.get("geobench2")
+    facts = dict(
+        suite="geobench2", protocol="p", tuning="full", metric="m", origin="rerun", licences={"weights": "MIT"}
+    )
+    return [
+        Result(
+            **{**facts, **other}, dataset=d.id, encoder=f"enc-{e}", seed=s, seconds=10.0 * (e + 1),
+            value=d.low + (d.high - d.low) * (0.5 + 0.05 * e + 0.1 * rng.standard_normal()),
+            units={"sentinel2-l2a": "reflectance"}, extra={"params": 1e7 * (e + 1), "task": d.task},
+        )
+        for e in range(n) for d in suite.data for s in range(3)
+    ]  # fmt: skip
+
+
+def test_the_leaderboard_in_a_browser(tmp_path):
+    from swath.bench.ranking import Request, answer_of
+    from swath.bench.store import add
+    from swath.report.leaderboard import write
+
+    rows = records()
+    add(tmp_path / "r.jsonl", rows)
+    found = answer_of([tmp_path / "r.jsonl"], Request("geobench2", "honest", repeats=2000))
+    target = write(found, rows, tmp_path / "board.html")
+    report = browser.assert_sound(target)
+    assert report["svgs"] > 10
+    html = target.read_text()
+    assert "cannot be told apart" in html and "origin of the numbers: rerun" in html and "copied" not in html
+    assert "Cost against score" in html and 'name="sensor"' in html and 'name="size"' in html
+
+
+def test_a_browser_sees_what_is_wrong(tmp_path):
+    bad = page.Page("bad").add('<img alt="gone" src="data:image/png;base64,AAAA"><script>console.error("x")</script>')
+    report = browser.look(bad.write(tmp_path / "bad.html"))
+    assert report["broken"] == ["gone"] and report["console"]
