@@ -111,7 +111,7 @@ def _cell(value: Any, digits: int | None) -> str:
     if value is None or value != value:
         return f'<td{kind} data-v="-1e308"></td>'
     if isinstance(value, float) and digits is not None:
-        small = value != 0 and abs(value) < 10.0**-digits
+        small = 0.0 < abs(value) < 10.0**-digits
         return f'<td{kind} data-v="{value!r}">{f"{value:.2g}" if small else f"{value:.{digits}f}"}</td>'
     return f"<td{kind}>{esc(value)}</td>"
 
