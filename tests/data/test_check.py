@@ -392,13 +392,99 @@ def test_other_spellings_of_pairs(tmp_path):
 
 
 def test_run_file(data):
-    (data.parent / "run.yaml").write_text("data: {source: {kind: folder, root: data}, batch_size: 64}\n")
+    (data.parent / "run.yaml").write_text("data: {kind: folder, path: data}\nloop: {batch_size: 64}\n")
     found = errors(check(data.parent / "run.yaml", workers=1))
     assert [f.check for f in found] == ["batch-size"]
 
 
+CARD = """name = "mine"
+[layout]
+kind = "folder"
+[[layer]]
+sensor = "sentinel2-l2a"
+path = "images"
+bands = ["blue", "green", "red", "nir"]
+[[label]]
+kind = "mask"
+path = "masks"
+classes = ["water", "field", "town"]
+ignore = [255]
+"""
+
+
+def test_card(data):
+    for i in range(12):  # the sensor's storage: reflectance = DN / 10000 - 0.1
+        change(image(data, i), lambda x: x + np.uint16(1000))
+    (data / "card.toml").write_text(CARD)
+    report = check(data, workers=1)
+    assert report.ok and report.groups["images"]["sensor"] == "sentinel2-l2a", [f.line() for f in report.findings]
+    assert "water" in "".join(lines(report))
+    change(mask(data, 3), patch(0, 2, 3))
+    change(mask(data, 4), patch(0, 2, 255))
+    assert only_error(data, "legend", "masks/k003.tif").value == 3
+    (data / "card.toml").write_text(CARD.replace('"red", "nir"', '"nir", "red"'))
+    assert {f.check for f in errors(check(data / "card.toml", workers=1))} == {"band-order", "legend"}
+    (data / "card.toml").write_text(CARD.replace('"red", "nir"', '"red"'))
+    found = errors(check(data / "card.toml", workers=1), "band-count")
+    assert len(found) == 12 and "the card says 3" in found[0].message
+
+
+def test_card_knows_that_every_file_is_wrong(tmp_path):
+    root = folder(tmp_path, 6)
+    unit = 'unit = "reflectance"\nscale = 1.0'
+    (root / "card.toml").write_text(CARD.replace('path = "images"', f'path = "images"\n{unit}'))
+    found = errors(check(root, workers=1), "unit")
+    assert len(found) == 6 and "x 10000" in found[0].message and "card" in found[0].message
+
+
+class Samples:
+    """A source in memory: the third sample is unreadable, the fourth out of range."""
+
+    name, licence = "memory", "CC0-1.0"
+
+    def __init__(self):
+        from swath.core import SENSORS, LabelSpec
+
+        self.sensors = (SENSORS.get("sentinel2-l2a").select(BANDS),)
+        self.labels = {"label": LabelSpec("label", "mask", ("a", "b", "c"))}
+        self.fingerprint = "0"
+
+    def __len__(self):
+        return 6
+
+    def splits(self):
+        return {"train": [0, 1, 2, 3], "val": [4, 5]}
+
+    def sample(self, index, bands=None):
+        import torch
+
+        from swath.core import Batch, Label, Layer, Where
+
+        if index == 2:
+            raise UserError("broken", where="sample 2")
+        x = torch.from_numpy(picture(index) / 1e4).float()
+        if index == 3:
+            x[1] *= 10000
+        valid = torch.ones(1, 1, 1, SIDE, SIDE, dtype=torch.bool)
+        layer = Layer(self.sensors[0], x[None, None], valid, torch.tensor([[18000]]))
+        m = torch.from_numpy(labels(index).astype("int64"))[None]
+        where = Where(torch.tensor([index]), torch.full((1, 2), float("nan"), dtype=torch.float64), (), (f"s{index}",))
+        return Batch({"sentinel2-l2a": layer}, where, {"label": Label("mask", m, torch.ones_like(m, dtype=torch.bool))})
+
+
+def test_any_source(monkeypatch):
+    from swath.data.check import opening
+
+    monkeypatch.setattr(opening, "_source", lambda ref: Samples())
+    found = {(f.check, f.file) for f in errors(check("set.tortilla", workers=1))}
+    assert ("unreadable", "sample 2") in found and found <= {
+        ("unreadable", "sample 2"), ("value-range", "s3"), ("unit", "s3"), ("pairing", "sample 2")
+    }  # fmt: skip
+    assert len(found) >= 2
+
+
 def test_unknown_place_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="neither such a file or folder"):
         check(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no rasters"):
         check(tmp_path)

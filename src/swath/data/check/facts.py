@@ -65,7 +65,7 @@ class Facts:
         return self.stats[:, COLUMN[name]]
 
 
-class _Tally:
+class Tally:
     """Exact count, extremes, mean and spread per band over blocks (Chan's merge), and a thinned sample."""
 
     def __init__(self, bands: int, nodata: float | None) -> None:
@@ -245,7 +245,7 @@ def _read(src: Any, out: Facts, role: Role, nodata: float | None) -> None:
     )  # fmt: skip
     out.affine = tuple(src.transform)[:6]
     out.dates = _dates(src)
-    tally = _Tally(src.count, declared)
+    tally = Tally(src.count, declared)
     digest = hashlib.blake2b(repr((src.count, src.height, src.width, src.dtypes[0])).encode(), digest_size=12)
     step = (max(1, -(-src.height // 64)), max(1, -(-src.width // 64)))
     classes: dict[int, int] = {}

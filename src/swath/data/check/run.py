@@ -43,6 +43,10 @@ def check(
 
 
 def _survey(opened: Opened, workers: int, progress: Progress | None) -> Survey:
+    if opened.source is not None:
+        from swath.data.check.samples import survey_source
+
+        return survey_source(opened.source, progress)
     if not opened.root.is_dir():
         raise UserError("there is no such folder", where=str(opened.root))
     layout = discover(opened.root)

@@ -97,9 +97,11 @@ def _spread_alike(a: Facts, b: Facts) -> bool:
 
 
 def _correlation(a: Path, b: Path) -> float | None:
-    """Smallest correlation over the bands."""
+    """Smallest correlation over the bands; None where there are no files to read again."""
     import rasterio
 
+    if not a.is_file() or not b.is_file():
+        return None
     with rasterio.open(a) as one, rasterio.open(b) as two:
         if one.count != two.count or one.width * one.height > 4096 * 4096:
             return None

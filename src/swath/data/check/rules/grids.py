@@ -51,13 +51,13 @@ def _against_mask(image: Facts, mask: Facts, usual: object) -> Iterator[Finding]
             value=_crs(mask), remedy="reproject one of them (nearest for classes)",
         )  # fmt: skip
         return
-    if _placed(image) != _placed(mask):
+    if _placed(image) != _placed(mask) and b.dtype != "int64":
         bare, other = (mask, image) if _placed(image) else (image, mask)
         yield Finding(
             "grids", "warning", bare.file, f"has no georeference, but its partner {other.file} has one", value="none",
             remedy="write crs and transform, or rely on equal sizes alone",
         )  # fmt: skip
-    elif _placed(image) and not _aligned(image, mask):
+    elif _placed(image) and _placed(mask) and not _aligned(image, mask):
         dx, dy = _shift(image, mask)
         yield Finding(
             "grids", "error", mask.file,
