@@ -4,6 +4,7 @@ python benchmarks/check_speed.py --files 20000
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -44,10 +45,8 @@ def measure(root):
         with subprocess.Popen(args, stdout=answer) as run:
             me = psutil.Process(run.pid)
             while run.poll() is None:
-                try:
+                with contextlib.suppress(psutil.Error):
                     peak = max(peak, sum(p.memory_full_info().pss for p in (me, *me.children(recursive=True))))
-                except psutil.Error:
-                    pass
                 time.sleep(0.2)
         seconds = time.perf_counter() - start
         answer.seek(0)
