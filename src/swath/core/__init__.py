@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from swath.core.family import Family
     from swath.core.grid import Grid, Window
     from swath.core.records import Protocol, Result
-    from swath.core.rng import generator, numpy_generator, seed_of
+    from swath.core.rng import generator, numpy_generator, per_sample, seed_of
     from swath.core.sensor import Band, BandMatch, Sensor
     from swath.core.sensors import SENSORS
     from swath.core.units import convert
@@ -46,7 +46,7 @@ _HOME = {
     "family": ("Family",),
     "grid": ("Grid", "Window"),
     "records": ("Protocol", "Result"),
-    "rng": ("generator", "numpy_generator", "seed_of"),
+    "rng": ("generator", "numpy_generator", "per_sample", "seed_of"),
     "sensor": ("Band", "BandMatch", "Sensor"),
     "sensors": ("SENSORS",),
     "units": ("convert",),
@@ -86,6 +86,7 @@ __all__ = [
     "convert",
     "generator",
     "numpy_generator",
+    "per_sample",
     "seed_of",
 ]
 

@@ -31,3 +31,8 @@ def generator(*address: Address) -> torch.Generator:
 def numpy_generator(*address: Address) -> np.random.Generator:
     """A NumPy generator (Philox, counter-based) for this address."""
     return np.random.Generator(np.random.Philox(key=seed_of(*address)))
+
+
+def per_sample(base: torch.Generator, keys: torch.Tensor, *stream: Address) -> list[torch.Generator]:
+    """One generator a sample, at the address (seed of `base`, key, stream): how samples are batched changes no draw."""
+    return [generator(base.initial_seed(), int(key), *stream) for key in keys]

@@ -1,0 +1,45 @@
+"""Contrastive losses. InfoNCE: CE(q k^T / tau, own row). Patch discrimination: the same among tokens of one sample."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gather(x: Tensor) -> tuple[Tensor, int]:
+    """The rows of all ranks in the order of the batch, with gradient to every rank, and where mine begin."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x, 0
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(x.contiguous())), dist.get_rank() * len(x)
+
+
+def info_nce(q: Tensor, k: Tensor, tau: float | Tensor, start: int = 0) -> Tensor:
+    """Mean over rows i of -log softmax(q_i k^T / tau)[start + i]; q and k are made unit length here."""
+    q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
+    return F.cross_entropy(q @ k.T / tau, torch.arange(len(q), device=q.device) + start)
+
+
+def info_nce_queue(q: Tensor, k: Tensor, negatives: Tensor, tau: float) -> Tensor:
+    """MoCo v2: the positive of row i is k_i, its negatives the (K, D) or (B, K, D) rows of `negatives`."""
+    q, k, negatives = (F.normalize(v.float(), dim=-1) for v in (q, k, negatives))
+    positive = (q * k).sum(-1, keepdim=True)
+    others = q @ negatives.T if negatives.ndim == 2 else torch.einsum("bd,bkd->bk", q, negatives)
+    logits = torch.cat([positive, others], 1) / tau
+    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+
+
+def patch_discrimination(pred: Tensor, target: Tensor, hidden: Tensor, tau: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Per sample the mean over its hidden tokens of 2 tau CE(pred target^T / tau, own token), among its own hidden
+    tokens only: (B,), and the number of hidden tokens (B,). Vectorised; nothing leaves the device."""
+    p, t = F.normalize(pred.float(), dim=-1), F.normalize(target.float(), dim=-1)
+    logits = torch.einsum("bnd,bmd->bnm", p, t) / tau
+    logits = logits.masked_fill(~hidden[:, None], float("-inf"))
+    own = logits.diagonal(dim1=1, dim2=2)
+    each = torch.where(hidden, logits.logsumexp(2) - own, torch.zeros_like(own))
+    each = torch.where(hidden, each, torch.zeros_like(each))
+    count = hidden.sum(1)
+    return each.nan_to_num(0.0).sum(1) / count.clamp_min(1) * 2 * tau, count

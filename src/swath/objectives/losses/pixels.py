@@ -1,0 +1,68 @@
+"""Losses on hidden tokens' pixels: sum_i M_i mean_j l(p_ij, t_ij) / sum M, over all sensors together.
+
+A sensor without a hidden token adds nothing and counts nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swath.objectives.targets.pixels import Patches, standardise
+
+PixelLoss = Literal["mse", "l1", "huber"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A sum of per-token losses and how many tokens are in it."""
+
+    total: Tensor
+    count: float
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / max(self.count, 1.0)
+
+
+def masked_pixels(
+    pred: Tensor, part: Patches, hidden: Tensor, *, kind: PixelLoss = "mse", norm_pix: bool = False
+) -> Sum:
+    """`pred` (B, n, channels, P) against a sensor's pixels on `hidden` (B, n) tokens that have a valid pixel."""
+    pred = pred.float()
+    valid = part.valid[:, :, 0].float()
+    if part.classes:
+        each = F.cross_entropy(pred.movedim(2, 1), part.value[:, :, 0].long(), reduction="none")
+    else:
+        want = standardise(part) if norm_pix else part.value
+        each = difference(pred, want, kind).mean(2)
+    token = (each * valid).sum(-1) / valid.sum(-1).clamp_min(1)
+    mask = (hidden & part.valid.any(-1).any(-1)).float()
+    return Sum((token * mask).sum(), float(mask.sum()))
+
+
+def difference(pred: Tensor, want: Tensor, kind: PixelLoss, beta: float = 1.0) -> Tensor:
+    """Elementwise."""
+    match kind:
+        case "mse":
+            return (pred - want).square()
+        case "l1":
+            return (pred - want).abs()
+        case "huber":
+            return F.smooth_l1_loss(pred, want, reduction="none", beta=beta)
+
+
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cos, elementwise over vectors on the last axis."""
+    return 1 - F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
+
+
+def weigh(sums: dict[str, Sum]) -> tuple[Tensor, float]:
+    """One mean over the tokens of all sums, and their number."""
+    count = sum(s.count for s in sums.values())
+    total = torch.stack([s.total for s in sums.values()]).sum()
+    return total / max(count, 1.0), count

@@ -1,0 +1,104 @@
+"""Masked autoencoder, on any sensors, dates and bands.
+
+Visible tokens are encoded, a light decoder fills in the rest, and hidden tokens' pixels are compared:
+L = sum_i M_i mean_j (p_ij - t_ij)^2 / sum M. https://arxiv.org/abs/2111.06377
+
+The encoder brings time and place codes and their dropout (Prithvi-EO-2.0, https://arxiv.org/abs/2412.02732); masks are
+joint, tubes, whole timesteps, groups or sensors (SatMAE), or Presto's four; `head: spectral` decodes any bands (DOFA).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from swath.core import Batch, Step, Tokens, per_sample
+from swath.objectives import Kit
+from swath.objectives._objective import ObjectiveModule, encode, token_width, tokenize
+from swath.objectives.losses.pixels import PixelLoss, Sum, masked_pixels, weigh
+from swath.objectives.masks import MASKS, Mask, Plan, draw
+from swath.objectives.masks.random import Random
+from swath.objectives.predictors import Decoder, PixelHeads, SpectralHead
+from swath.objectives.targets.pixels import Patches, paste, patches
+
+
+@dataclass(frozen=True)
+class MAE:
+    """`norm_pix`: per-patch targets. `sensors`: which to reconstruct (all when empty)."""
+
+    kind: ClassVar[str] = "mae"
+    mask: Annotated[Mask, MASKS] = field(default_factory=Random)
+    width: int = 512
+    depth: int = 8
+    heads: int = 16
+    norm_pix: bool = True
+    loss: PixelLoss = "mse"
+    head: Literal["linear", "spectral"] = "linear"
+    sensors: tuple[str, ...] = ()
+
+    def build(self, kit: Kit) -> Masked:
+        return Masked(self, kit)
+
+
+class Masked(ObjectiveModule):
+    """The module of `MAE`."""
+
+    def __init__(self, config: MAE, kit: Kit) -> None:
+        super().__init__(kit.encoder)
+        self.config = config
+        with torch.no_grad():
+            example = patches(kit.example, tokenize(kit.encoder, kit.example))
+        self.decoder = Decoder(token_width(kit.encoder), config.width, config.depth, config.heads)
+        if config.head == "linear":
+            self.heads = PixelHeads(config.width, example)
+        else:
+            self.heads = SpectralHead(config.width, max(p.value.shape[3] for p in example.values()))
+
+    def predict(self, batch: Batch, tokens: Tokens, plan: Plan) -> dict[str, tuple[Patches, Tensor]]:
+        """Every sensor's pixels and what is predicted for them, given a plan."""
+        seen = plan.padded(tokens)
+        x = self.decoder(encode(self.encoder, seen, plan.keep), plan, batch, tokens)
+        parts = patches(batch, tokens)
+        wanted = self.config.sensors or tuple(parts)
+        return {name: (parts[name], self.heads(x[:, parts[name].index], parts[name])) for name in wanted}
+
+    def loss(self, made: Mapping[str, tuple[Patches, Tensor]], hidden: Tensor) -> dict[str, Sum]:
+        """Per sensor, over hidden (B, N) tokens."""
+        c = self.config
+        return {
+            name: masked_pixels(pred, part, hidden[:, part.index], kind=c.loss, norm_pix=c.norm_pix)
+            for name, (part, pred) in made.items()
+        }
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Step:
+        tokens = tokenize(self.encoder, batch)
+        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        sums = self.loss(self.predict(batch, tokens, plan), plan.target)
+        mean, count = weigh(sums)
+        return Step(mean, {f"mae/{n}": s.mean for n, s in sums.items()} if len(sums) > 1 else {}, count)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Per sensor (B, 3, T, C, H, W): standardised input, what was visible, and the reconstruction."""
+        tokens = tokenize(self.encoder, batch)
+        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        out: dict[str, Tensor] = {}
+        for name, (part, pred) in self.predict(batch, tokens, plan).items():
+            if part.classes or len(tokens.place[part.index, 1].unique()) > 1:
+                continue
+            made = pred.float()
+            if self.config.norm_pix:
+                made = made * part.value.std((2, 3), keepdim=True) + part.value.mean((2, 3), keepdim=True)
+            shown = plan.visible[:, part.index, None, None]
+            rows = [part.value, part.value * shown, torch.where(shown, part.value, made)]
+            grid = tokens.grids[tokens.sensors.index(name)]
+            steps = int(tokens.place[part.index, 2].max()) + 1
+            out[name] = torch.stack([paste(r, part, grid, steps) for r in rows], 1)
+        return out
+
+
+MEMBER = MAE
