@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,15 @@ def folder_word(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
+def _distance(sensor: Sensor, info: RasterInfo) -> tuple[float, bool, bool]:
+    """How badly a sensor suits a header: ratio of the pixel sizes, another dtype, not the most used one."""
+    side = sensor.gsd
+    if info.grid is not None:
+        side = min(info.grid.gsd) * (111_320.0 if info.grid.crs == "EPSG:4326" else 1.0)
+    ratio = abs(math.log(max(side, 1e-6) / sensor.gsd))
+    return round(ratio, 1), sensor.dtype != info.dtype, sensor.id != "sentinel2-l2a"
+
+
 def _resolve(sensor: Sensor, names: Sequence[str]) -> tuple[str, ...] | None:
     try:
         found = tuple(sensor.band(n).name for n in names)
@@ -82,7 +92,7 @@ def identify(info: RasterInfo, folder: str, sensor: str = "", bands: Sequence[st
             name, found = next(iter(fits.items()))
             return Identity(name, found, f"the file's band names fit only {name}", True)
         if fits:
-            best = sorted(fits, key=lambda n: (len(SENSORS.get(n).bands) - len(names), n != "sentinel2-l2a", n))[0]
+            best = min(sorted(fits), key=lambda n: _distance(SENSORS.get(n).select(fits[n]), info))
             return Identity(best, fits[best], f"the band names fit {', '.join(sorted(fits))}", False)
     return _by_count(info, names)
 
@@ -128,6 +138,5 @@ def _by_count(info: RasterInfo, names: tuple[str, ...]) -> Identity:
     if guess and guess[0] in SENSORS and (found := _resolve(SENSORS.get(guess[0]), guess[1])):
         return Identity(guess[0], found, f"guessed from {n} bands of {dtype}", False)
     labels = names or tuple(f"band{i + 1}" for i in range(n))
-    unit = "display" if dtype == "uint8" else "index"
-    own = OwnSensor("unknown", "optical", tuple(Band(b.lower(), unit=unit) for b in labels))
+    own = OwnSensor("unknown", "optical", tuple(Band(b.lower(), unit="display") for b in labels))
     return Identity("unknown", tuple(b.name for b in own.bands), f"{n} unnamed bands of {dtype}", False, own)

@@ -100,3 +100,13 @@ def _reflectance(
     if below > 0.01:
         return Units("", 0.0001, 0.0, f"reflectance x 10000 without the +1000 offset of 2022: {share}", True)
     return Units("", 0.0001, -0.1, f"reflectance x 10000 with the +1000 offset of 2022: {share}", below < 0.001)
+
+
+def displayed(values: NDArray[np.float64], dtype: str) -> Units:
+    """For a sensor nobody knows: a scale that brings the values to 0..255, which is no physical unit."""
+    if values.size == 0 or dtype == "uint8":
+        return Units("", 1.0, 0.0, "the unit is not known; 8-bit values are kept as they are", dtype == "uint8")
+    low, high = (float(v) for v in np.quantile(values, (0.005, 0.995)))
+    scale = 255.0 / max(high - min(low, 0.0), 1e-12)
+    why = f"the unit is not known; values up to {high:g} are scaled to 0..255"
+    return Units("", float(f"{scale:.6g}"), float(f"{-min(low, 0.0) * scale:.6g}"), why, False)

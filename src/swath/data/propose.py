@@ -11,7 +11,7 @@ from swath.core.errors import UserError
 from swath.data.card import Card, LabelCard, LayerCard
 from swath.data.identify import FOLDERS, folder_word, identify
 from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
-from swath.data.probe import judge, probe
+from swath.data.probe import displayed, judge, probe
 from swath.data.raster import RASTERS, info
 
 LABEL_WORDS = {
@@ -202,8 +202,11 @@ def _add_layer(root: Path, card: Card, found: One, hints: Hints, notes: list[Not
     layer = LayerCard(who.sensor, who.bands, path=path)
     seen = probe([root / f for f in files])
     values = seen.values[: len(who.bands)] if len(seen.values) >= len(who.bands) else seen.values
-    units = judge(values, seen.dtype, card.sensor(who.sensor).select(who.bands))
-    notes.append(Note(f"{who.sensor}: {units.why}", units.certain or who.own is not None))
+    if who.own is not None:
+        units = displayed(values, seen.dtype)
+    else:
+        units = judge(values, seen.dtype, card.sensor(who.sensor).select(who.bands))
+    notes.append(Note(f"{who.sensor}: {units.why}", units.certain))
     gsd = _gsd(head)
     layer = replace(layer, unit=units.unit, scale=units.scale, offset=units.offset, nodata=seen.nodata, gsd=gsd)
     if layer.id in [x.id for x in card.layers]:

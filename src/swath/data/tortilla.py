@@ -185,16 +185,19 @@ def gdal_path(entry: Entry) -> str:
 def arrays(entry: Entry) -> dict[str, Pixels]:
     """The numeric arrays of a leaf: `{"": pixels}` of a raster, data sets by name of an HDF5 leaf."""
     if entry.raster:
-        from swath.data.raster import read
+        from swath.data.raster import opened, read_open
 
         try:
-            return {"": read(gdal_path(entry))}
+            with opened(gdal_path(entry)) as data:
+                size = data.count * data.height * data.width * np.dtype(data.dtypes[0]).itemsize
+                if size > max(MAX_ARRAY, 4000 * entry.length):
+                    raise ValueError(f"{entry.length} bytes announce an array of {size}")
+                return {"": read_open(data)}
         except UserError as error:
             raise _fail(f"a {entry.format} leaf: {error.what}", entry.file, entry.offset, error) from error
         except Exception as why:
-            raise _fail(
-                f"a {entry.format} leaf cannot be read: {str(why)[:160]}", entry.file, entry.offset, why
-            ) from why
+            text = f"a {entry.format} leaf cannot be read: {str(why)[:160]}"
+            raise _fail(text, entry.file, entry.offset, why) from why
     if entry.format == "HDF5":
         found, _ = hdf5(blob(entry), entry.where)
         return found

@@ -1,0 +1,358 @@
+"""`swath init`: a card and a run file from what a folder holds: nobody types a mean, a band list or a class count.
+
+Everything assumed stands as a comment beside what it led to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swath.core.errors import UnknownName, UserError
+from swath.core.rng import seed_of
+from swath.data.card import Card, LabelCard, SplitCard, load_card
+from swath.data.index import Index, build_index, per_key, scan
+from swath.data.place import lonlat
+from swath.data.propose import Hints, Note, propose
+from swath.data.raster import RASTERS, info, opened
+
+TASKS = {
+    "segment": ("mask",),
+    "classify": ("class",),
+    "multilabel": ("tags",),
+    "regress": ("map",),
+    "scalar": ("scalar",),
+    "detect": ("boxes",),
+    "change": ("mask",),
+}
+SPLIT = (("train", 0.7), ("val", 0.15), ("test", 0.15))
+MOST_CLASSES = 300
+_DEGREE_M = 111_320.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """What was written, what was found, and what was assumed."""
+
+    card: Path
+    run: Path
+    found: dict[str, Any]
+    assumed: tuple[str, ...]
+
+
+def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder: str = "swath-vit") -> Started:
+    """Write card.toml (with splits.json) and run.yaml into `out`, by default the folder itself."""
+    if task not in TASKS:
+        raise UnknownName("task", task, TASKS)
+    if not root.is_dir():
+        raise UserError("there is no such folder", where=str(root))
+    target = (out or root).resolve()
+    if (target / "run.yaml").exists():
+        raise UserError("run.yaml is there already", where=str(target), remedy="remove it, or choose another --out")
+    files = scan(root)
+    kept = root / "card.toml"
+    if kept.is_file():
+        card, notes = load_card(kept), [Note(f"the card {kept} is there already and was kept")]
+        card_path = kept.resolve()
+    else:
+        found = propose(root, replace(hints, task=task), files)
+        card, notes = found.card, list(found.notes)
+        card_path = target / "card.toml"
+    index = build_index(root, card, files)
+    if not index.items:
+        raise UserError("no image was found under a key", where=str(root))
+    _say_unpaired(index, notes)
+    card = _label_for(root, card, task, index, notes)
+    writes: dict[Path, str] = {}
+    splits = _splits(root, card, index, notes)
+    if not any(i.split for i in index.items) and not kept.is_file():
+        file = "splits.json" if target == root.resolve() else str(target / "splits.json")
+        card = replace(card, splits=SplitCard(splits.rule, file, {k: len(v) for k, v in splits.keys.items()}))
+        writes[target / "splits.json"] = json.dumps(splits.keys, indent=0)
+    if not kept.is_file():
+        card = replace(card, samples=len(index.items), statistics=_statistics(root, card, index, splits.keys))
+        writes[card_path] = card_text(card, notes)
+    data = {"kind": "folder", "path": str(root.resolve()), "card": str(card_path)}
+    run = run_of(data, card, task, encoder, len(splits.keys.get("train", index.items)))
+    writes[target / "run.yaml"] = run_text(run, notes)
+    _write(writes)
+    facts = {
+        "samples": len(index.items),
+        "layers": {x.id: list(x.wanted) for x in card.layers},
+        "classes": list(card.labels[0].classes) if card.labels else [],
+        "splits": {k: len(v) for k, v in splits.keys.items()},
+    }
+    return Started(card_path, target / "run.yaml", facts, tuple(n.text for n in notes if not n.certain))
+
+
+def _say_unpaired(index: Index, notes: list[Note]) -> None:
+    for word, paths in (("image", index.images_without_label), ("label", index.labels_without_image)):
+        if paths:
+            notes.append(Note(f"{len(paths)} {word}s have no partner and are left out, for example {paths[0]}", False))
+    for key, first, second in index.duplicates[:1]:
+        notes.append(Note(f"the key '{key}' occurs twice ({first}, {second}): the first one counts", False))
+
+
+def _label_for(root: Path, card: Card, task: str, index: Index, notes: list[Note]) -> Card:
+    """The card with its labels' classes looked up; the task's label stands first."""
+    wanted = TASKS[task]
+    fits = [x for x in card.labels if x.kind in wanted]
+    if not fits:
+        has = ", ".join(f"{x.name} ({x.kind})" for x in card.labels) or "none"
+        raise UserError(
+            f"the task '{task}' needs a label of kind {' or '.join(wanted)}; found: {has}",
+            where=str(root),
+            remedy="put masks into masks/KEY.tif, classes into one folder each, or write a card for other labels",
+        )
+    labels = tuple(_classes(root, x, index, notes) for x in (*fits, *(y for y in card.labels if y not in fits)))
+    return replace(card, labels=labels)
+
+
+def _classes(root: Path, label: LabelCard, index: Index, notes: list[Note]) -> LabelCard:
+    if label.kind != "mask" or label.classes or not per_key(label):
+        return label
+    counts: Counter[int] = Counter()
+    nodata: set[int] = set()
+    for item in index.items:
+        path = item.labels.get(label.name, "")
+        if not path.lower().endswith(RASTERS):
+            continue
+        with opened(root / path) as data:
+            values, n = np.unique(data.read(1), return_counts=True)
+            if data.nodata is not None and np.isfinite(data.nodata):
+                nodata.add(int(data.nodata))
+        counts.update(dict(zip((int(v) for v in values), (int(c) for c in n), strict=True)))
+    if len(counts) > MOST_CLASSES:
+        raise UserError(
+            f"the masks hold {len(counts)} different values: these are quantities, not classes",
+            where=str(root / label.path),
+            remedy="choose --task regress, or correct the masks",
+        )
+    ignore = tuple(float(v) for v in sorted(counts) if v < 0 or v == 255 or (v in nodata and v != 0))
+    values = tuple(v for v in sorted(counts) if float(v) not in ignore)
+    if not values:
+        raise UserError("the masks hold nothing but ignored values", where=str(root / label.path))
+    if ignore:
+        notes.append(
+            Note(f"label '{label.name}': {[int(v) for v in ignore]} means 'not labelled' and is ignored", False)
+        )
+    if 0 in nodata and 0 in values:
+        notes.append(Note(f"label '{label.name}': the files call 0 nodata; it is kept as a class, background", False))
+    if len(values) == 1:
+        values = (0, 1) if values[0] in (0, 1) else values
+        notes.append(Note(f"label '{label.name}': only the value {sorted(counts)} occurs", False))
+    total = sum(counts[v] for v in values) or 1
+    shares = ", ".join(f"{v}: {100 * counts[v] / total:.2f} %" for v in values[:20])
+    notes.append(Note(f"label '{label.name}': values and their shares of the pixels: {shares}"))
+    names = tuple(f"class{v}" for v in values)
+    plain = values == tuple(range(len(values)))
+    return replace(label, classes=names, values=() if plain else values, ignore=ignore)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Keys by split, and the rule in words."""
+
+    keys: dict[str, list[str]]
+    rule: str
+
+
+def _splits(root: Path, card: Card, index: Index, notes: list[Note]) -> Splits:
+    if any(i.split for i in index.items):
+        keys: dict[str, list[str]] = {}
+        for item in index.items:
+            keys.setdefault(item.split or "all", []).append(item.key)
+        for name, _ in SPLIT[:2]:
+            if name not in keys:
+                notes.append(Note(f"the folder's own splits have no '{name}'", False))
+        return Splits(keys, card.splits.rule or "as found in the folder")
+    places = {i.key: _place(root, i.images[0].path) for i in index.items}
+    known = {k: p for k, p in places.items() if p is not None}
+    if len(known) == len(places):
+        for blocks in _blocks(known):
+            if len(set(blocks.values())) >= 10:
+                rule = f"whole spatial blocks of about {_side(known, blocks)} m by a hash of their place; no buffer"
+                notes.append(Note(f"splits: {rule}"))
+                return Splits(_deal(blocks), rule)
+    rule = "random by a hash of the key: neighbouring chips may fall into different splits"
+    notes.append(Note(f"splits: {rule}", False))
+    return Splits(_deal({k: k for k in places}), rule)
+
+
+def _place(root: Path, path: str) -> tuple[float, float, float] | None:
+    """Metres east and north (roughly) of a file's centre, and its side in metres."""
+    grid = info(root / path).grid
+    lon, lat = lonlat(grid)
+    if grid is None or not np.isfinite(lon):
+        return None
+    side = max(grid.gsd) * max(grid.shape)
+    if grid.crs == "EPSG:4326":
+        side *= _DEGREE_M
+    return lon * _DEGREE_M * float(np.cos(np.radians(lat))), lat * _DEGREE_M, side
+
+
+def _blocks(places: Mapping[str, tuple[float, float, float]]) -> list[dict[str, str]]:
+    """Assignments of keys to square blocks, from coarse to fine; the finest is one chip a block."""
+    side = float(np.median([p[2] for p in places.values()]))
+    out: list[dict[str, str]] = []
+    for times in (32, 16, 8, 4, 2):
+        size = side * times
+        out.append({k: f"{int(x // size)}/{int(y // size)}/{size:.0f}" for k, (x, y, _) in places.items()})
+    return out
+
+
+def _side(places: Mapping[str, tuple[float, float, float]], blocks: Mapping[str, str]) -> str:
+    return next(iter(blocks.values())).rsplit("/", 1)[-1]
+
+
+def _deal(blocks: Mapping[str, str]) -> dict[str, list[str]]:
+    """Whole blocks to splits in the order of their hash, each time to the split that lacks most."""
+    members: dict[str, list[str]] = {}
+    for key, block in sorted(blocks.items()):
+        members.setdefault(block, []).append(key)
+    total = len(blocks)
+    out: dict[str, list[str]] = {name: [] for name, _ in SPLIT}
+    for block in sorted(members, key=lambda b: seed_of("split", b)):
+        lacks = {name: share - len(out[name]) / total for name, share in SPLIT}
+        empty = [n for n, _ in SPLIT if not out[n]]
+        name = empty[0] if empty else max(lacks, key=lambda n: lacks[n])
+        out[name].extend(members[block])
+    return {name: sorted(keys) for name, keys in out.items() if keys}
+
+
+def _statistics(root: Path, card: Card, index: Index, splits: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Mean and standard deviation of each band over the valid pixels of at most 500 training samples."""
+    from swath.data.sources.folder import FolderSource
+
+    source = FolderSource(root, card)
+    source.index = index
+    train = set(splits.get("train", ()))
+    rows = [i for i, item in enumerate(index.items) if not train or item.key in train]
+    rows = rows[:: max(1, len(rows) // 500)][:500]
+    sums: dict[str, Any] = {}
+    wanted = {x.id: list(card.stored(x).names) for x in card.layers}
+    bare = FolderSource(root, replace(card, labels=()))
+    bare.index = index
+    for i in rows:
+        for name, layer in bare.sample(i, wanted).layers.items():
+            values = layer.x[0].double().movedim(1, 0)[:, layer.valid[0, :, 0]]
+            held = sums.setdefault(name, [0, 0.0, 0.0])
+            held[0] += values.shape[1]
+            held[1] += values.sum(1).numpy()
+            held[2] += (values**2).sum(1).numpy()
+    out: dict[str, Any] = {"samples": len(rows)}
+    for name, (n, s1, s2) in sums.items():
+        if n:
+            mean = s1 / n
+            std = np.sqrt(np.maximum(s2 / n - mean**2, 0.0))
+            out[name] = {"pixels": int(n), "mean": _short(mean), "std": _short(std)}
+    return out
+
+
+def _short(values: Any) -> list[float]:
+    return [float(f"{v:.7g}") for v in values]
+
+
+def run_of(data: Mapping[str, Any], card: Card, task: str, encoder: str, train: int) -> dict[str, Any]:
+    """The run as plain data: a small encoder trained whole, a batch no larger than half the training split."""
+    batch = max(1, min(16, train // 2))
+    chosen: dict[str, Any] = {"kind": encoder, "size": "tiny"} if encoder == "swath-vit" else {"kind": encoder}
+    what: dict[str, Any] = {"kind": task}
+    if len(card.labels) > 1:
+        what["label"] = card.labels[0].name
+    return {
+        "name": card.name,
+        "data": dict(data),
+        "encoder": chosen,
+        "task": what,
+        "tuning": {"kind": "full"},
+        "loop": {"epochs": 20, "batch_size": batch, "lr": 0.0005, "seed": 0, "precision": "fp32"},
+        "out": f"runs/{card.name}",
+    }
+
+
+def run_text(run: Mapping[str, Any], notes: Sequence[Note]) -> str:
+    """The run as YAML, doubts first."""
+    import yaml
+
+    doubts = [f"# assumed: {n.text}" for n in notes if not n.certain]
+    head = ["# Written by swath init. Classes, bands and statistics come from the data's card.", *doubts]
+    return "\n".join(head) + "\n" + yaml.safe_dump(dict(run), sort_keys=False)
+
+
+def card_text(card: Card, notes: Sequence[Note]) -> str:
+    """The card as TOML with every note as a comment."""
+    rows = ["# Written by swath init from what the files hold. Correct what is wrong; everything reads this card."]
+    rows += [f"# {'found' if n.certain else 'assumed'}: {n.text}" for n in notes]
+    plain: dict[str, Any] = {
+        "name": card.name,
+        "tasks": list(card.tasks),
+        "samples": card.samples,
+    }
+    rows += ["", *_pairs(plain), "", "[layout]", *_pairs(card.layout), ""]
+    split = {k: v for k, v in asdict(card.splits).items() if v}
+    rows += ["[splits]", *_pairs(split), ""] if split else []
+    for layer in card.layers:
+        rows += ["[[layer]]", *_pairs(_changed(layer)), ""]
+    for label in card.labels:
+        rows += ["[[label]]", *_pairs(_changed(label)), ""]
+    for own in card.sensors:
+        rows += ["[[sensor]]", *_pairs({"id": own.id, "kind": own.kind}), ""]
+        for band in own.bands:
+            rows += ["[[sensor.band]]", *_pairs(_changed(band)), ""]
+    if card.statistics:
+        rows += ["[statistics]", *_pairs(card.statistics)]
+    return "\n".join(rows).rstrip() + "\n"
+
+
+def _changed(value: Any) -> dict[str, Any]:
+    """A dataclass's fields that differ from their defaults."""
+    out: dict[str, Any] = {}
+    for f in fields(value):
+        held = getattr(value, f.name)
+        if held != f.default:
+            out[f.name] = held
+    return out
+
+
+def _pairs(table: Mapping[str, Any]) -> list[str]:
+    return [f"{k} = {toml(v)}" for k, v in table.items() if v is not None and v != ()]
+
+
+def toml(value: Any) -> str:
+    """A value as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(str(k))} = {toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(toml(v) for v in value) + "]"
+    return repr(value)
+
+
+def _write(texts: Mapping[Path, str]) -> None:
+    """All files or none: written aside, then moved into place."""
+    staged: list[tuple[Path, Path]] = []
+    try:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".{path.name}.{os.getpid()}")
+            aside.write_text(text, encoding="utf-8")
+            staged.append((aside, path))
+        for aside, path in staged:
+            os.replace(aside, path)
+    except OSError as why:
+        for aside, _ in staged:
+            aside.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write: {why.strerror}", where=str(why.filename), remedy="choose a folder with --out"
+        ) from why
