@@ -1,0 +1,1 @@
+"""Scores of published protocols that no metrics library holds: pure functions, one file per kind."""
