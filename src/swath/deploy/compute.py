@@ -1,0 +1,261 @@
+"""One cell: read the ground, cut the tiles, run the model, blend. The same function on every engine.
+
+A cell gives its outputs where its own tiles decide alone, and weighted sums (float32) with a veto (uint8) in the four
+strips that it shares with its neighbours; `finalise` turns complete sums into outputs, here and at assembly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from swath.core import Batch, Grid, Layer, Scene, SwathError, Where, Window, collate, seed_of
+from swath.deploy.blend import Axis, fill
+from swath.deploy.plan import Cell, Plan
+from swath.deploy.predictor import Predictor, planes
+
+SCALE = 10_000
+"""Probabilities, entropy and confidence are stored as uint16 with scale 1e-4; 65535 is nodata."""
+
+Array = NDArray[Any]
+Rect = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What was read for a cell: tiles as batches of one (None: nothing seen), validity, windows that failed."""
+
+    tiles: tuple[Batch | None, ...]
+    valid: NDArray[np.bool_]
+    holes: tuple[Rect, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A computed cell: arrays by name, how many tiles the model ran, and the windows that could not be read."""
+
+    arrays: dict[str, Array]
+    tiles: int
+    holes: tuple[Rect, ...] = ()
+
+
+def nodata_of(dtype: str) -> float:
+    """The value that means nothing, by stored type."""
+    return {"uint8": 255.0, "uint16": 65535.0, "float32": float("nan")}[dtype]
+
+
+def read_cell(plan: Plan, cell: Cell, scene: Scene, holes: bool = False) -> Ground:
+    """Read a cell in one piece; where that fails, tile by tile when holes are allowed, else say what failed."""
+    windows = [plan.tile_window(r, c) for r, c in plan.tiles(cell)]
+    try:
+        whole = _read(plan, scene, cell.read)
+        valid = _valid(plan, whole, cell.read)
+        return Ground(tuple(_cut(plan, whole, cell.read, w) for w in windows), valid)
+    except (SwathError, OSError, ValueError) as why:
+        if not holes:
+            raise _unreadable(cell.read, why) from why
+    tiles: list[Batch | None] = []
+    lost: list[Window] = []
+    valid = np.zeros(cell.read.shape, dtype=np.bool_)
+    for w in windows:
+        try:
+            one = _read(plan, scene, w)
+        except (SwathError, OSError, ValueError):
+            tiles.append(None)
+            lost.append(w)
+            continue
+        tiles.append(_cut(plan, one, w, w))
+        valid[w.within(cell.read).slices] |= _valid(plan, one, w)
+    for w in lost:
+        valid[w.within(cell.read).slices] = False
+    return Ground(tuple(tiles), valid, tuple((w.row, w.col, w.height, w.width) for w in lost))
+
+
+def _read(plan: Plan, scene: Scene, window: Window) -> Batch:
+    have = {s.id for s in scene.sensors}
+    batch = scene.read(window, {k: v for k, v in plan.spec.bands.items() if k in have})
+    lacking = [i.sensor for i in plan.spec.inputs if i.required and i.sensor not in batch.layers]
+    if lacking or not batch.layers:
+        raise SwathError(f"there is no layer of {', '.join(lacking) or 'any sensor'}", where="scene")
+    return batch
+
+
+def _unreadable(window: Window, why: Exception) -> SwathError:
+    own = isinstance(why, SwathError)
+    where = why.where if isinstance(why, SwathError) and why.where else "scene"
+    return SwathError(
+        f"the scene cannot be read: {why.what if own else why}",
+        where=f"{where}, rows {window.row}..{window.stop[0]}, columns {window.col}..{window.stop[1]}",
+        remedy="repair or fetch the file again, or pass --allow-holes to leave nodata there",
+    )
+
+
+def _part(layer: Layer, read: Window, want: Window) -> Layer:
+    """The piece of a layer (of any resolution, covering `read`) that covers `want`."""
+    h, w = layer.shape[3:]
+    place = want.within(read)
+    r0, r1 = place.row * h // read.height, place.stop[0] * h // read.height
+    c0, c1 = place.col * w // read.width, place.stop[1] * w // read.width
+    return replace(layer, x=layer.x[..., r0:r1, c0:c1], valid=layer.valid[..., r0:r1, c0:c1])
+
+
+def _cut(plan: Plan, whole: Batch, read: Window, tile: Window) -> Batch | None:
+    layers = {k: _part(v, read, tile) for k, v in whole.layers.items()}
+    if not any(bool(v.valid.any()) for v in layers.values()):
+        return None
+    return Batch(layers, place_of(plan.grid, tile))
+
+
+def place_of(grid: Grid, window: Window) -> Where:
+    """Key, longitude and latitude, and grid of a window as one sample."""
+    part = grid.crop(window)
+    x, y = part.xy(window.height / 2, window.width / 2)
+    key = seed_of(window.row, window.col, window.height, window.width)
+    lonlat = torch.tensor([lonlat_of(grid.crs, x, y)], dtype=torch.float64)
+    return Where(torch.tensor([key]), lonlat, (part,))
+
+
+@lru_cache(maxsize=8)
+def _to_lonlat(crs: str) -> Any:
+    from pyproj import CRS, Transformer
+
+    own = CRS.from_user_input(crs)
+    if own.is_geographic:
+        return None
+    geodetic = own.geodetic_crs
+    return Transformer.from_crs(own, geodetic or "EPSG:4326", always_xy=True)
+
+
+def lonlat_of(crs: str, x: float, y: float) -> tuple[float, float]:
+    """Longitude and latitude of a place, NaN where the grid has no crs."""
+    if not crs:
+        return math.nan, math.nan
+    change = _to_lonlat(crs)
+    return (x, y) if change is None else change.transform(x, y)
+
+
+def _valid(plan: Plan, batch: Batch, read: Window) -> NDArray[np.bool_]:
+    """Where the map may speak: every required sensor, and at least one, was seen on some date."""
+    every = np.ones(read.shape, dtype=np.bool_)
+    some = np.zeros(read.shape, dtype=np.bool_)
+    required = {i.sensor for i in plan.spec.inputs if i.required}
+    for name, layer in batch.layers.items():
+        seen = layer.valid[0, :, 0].any(0).numpy()
+        h, w = seen.shape
+        if (h, w) != read.shape:
+            rows = np.arange(read.height) * h // read.height
+            cols = np.arange(read.width) * w // read.width
+            seen = seen[rows[:, None], cols[None, :]]
+        some |= seen
+        if name in required:
+            every &= seen
+    return every & some
+
+
+def run_cell(plan: Plan, cell: Cell, ground: Ground, predictor: Predictor) -> Outcome:
+    """Predict the tiles of a cell and blend them."""
+    rows, cols = plan.rows, plan.cols
+    (top, bottom), (left, right) = rows.reach(cell.row), cols.reach(cell.col)
+    total = torch.zeros((plan.spec.channels, bottom - top, right - left), dtype=torch.float32)
+    veto = np.zeros((bottom - top, right - left), dtype=np.bool_)
+    todo = [(rc, t) for rc, t in zip(plan.tiles(cell), ground.tiles, strict=True) if t is not None]
+    for start in range(0, len(todo), plan.settings.batch):
+        part = todo[start : start + plan.settings.batch]
+        for (r, c), out in zip([rc for rc, _ in part], _predict(plan, [t for _, t in part], predictor), strict=True):
+            _add(total, out, (_span(rows, r, top, bottom), _span(cols, c, left, right)))
+    valid = ground.valid[top - cell.read.row : bottom - cell.read.row, left - cell.read.col : right - cell.read.col]
+    veto |= ~valid
+    return Outcome(_split(plan, cell, total, veto), len(todo), ground.holes)
+
+
+def _predict(plan: Plan, tiles: Sequence[Batch], predictor: Predictor) -> Tensor:
+    settings = plan.settings
+    batch = collate([fill(t) for t in tiles])
+    if settings.device != "cpu":
+        batch = batch.to(settings.device)
+    kind = torch.device(settings.device).type
+    with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
+        out = planes(predictor, batch, settings.tile).cpu()
+    if not bool(torch.isfinite(out).all()):
+        bad = int((~torch.isfinite(out)).sum())
+        raise SwathError(
+            f"the model gave {bad} values that are not finite",
+            where=f"{plan.spec.name}, tile at {[t.where.lonlat[0].tolist() for t in tiles][:1]}",
+            remedy="try --precision fp32; if it stays, the weights or the normalisation are wrong",
+        )
+    return out
+
+
+def _span(axis: Axis, index: int, low: int, high: int) -> tuple[slice, slice, Tensor]:
+    """Pixels of a cell's array, the same pixels of a tile, and their weights along one axis."""
+    place = axis.places[index]
+    start, stop = axis.support(index)
+    start, stop = max(start, low), min(stop, high)
+    weight = torch.from_numpy(axis.weights[index][start - place : stop - place].astype(np.float32))
+    return slice(start - low, stop - low), slice(start - place, stop - place), weight
+
+
+def _add(total: Tensor, out: Tensor, spans: tuple[tuple[slice, slice, Tensor], tuple[slice, slice, Tensor]]) -> None:
+    (rows, tile_rows, wr), (cols, tile_cols, wc) = spans
+    total[:, rows, cols].addcmul_(out[:, tile_rows, tile_cols], wr[:, None] * wc[None, :])
+
+
+def _split(plan: Plan, cell: Cell, total: Tensor, veto: NDArray[np.bool_]) -> dict[str, Array]:
+    """Finished outputs of what is the cell's own, and the four shared strips as sums."""
+    (top, bottom), (left, right) = plan.rows.reach(cell.row), plan.cols.reach(cell.col)
+    (r0, r1), (c0, c1) = plan.rows.own(cell.row), plan.cols.own(cell.col)
+    own = (slice(r0 - top, r1 - top), slice(c0 - left, c1 - left))
+    arrays: dict[str, Array] = dict(finalise(plan, total[:, own[0], own[1]], veto[own]))
+    everything, inner = slice(0, right - left), slice(r0 - top, r1 - top)
+    strips = {
+        "top": (slice(0, r0 - top), everything),
+        "bottom": (slice(r1 - top, bottom - top), everything),
+        "left": (inner, slice(0, c0 - left)),
+        "right": (inner, slice(c1 - left, right - left)),
+    }
+    for name, (rows, cols) in strips.items():
+        if veto[rows, cols].size:
+            arrays[f"{name}.sum"] = total[:, rows, cols].contiguous().numpy()
+            arrays[f"{name}.veto"] = np.ascontiguousarray(veto[rows, cols]).view(np.uint8)
+    return arrays
+
+
+def finalise(plan: Plan, total: Tensor, veto: NDArray[np.bool_]) -> dict[str, Array]:
+    """Outputs (bands, H, W) from complete weighted sums: one arithmetic for workers and assembly."""
+    out: dict[str, Array] = {}
+    for name, (dtype, _) in plan.layers.items():
+        plane = _plane(plan, name, total).astype(dtype)
+        plane[:, veto] = np.asarray(nodata_of(dtype)).astype(dtype)
+        out[name] = plane
+    return out
+
+
+def _plane(plan: Plan, name: str, total: Tensor) -> Array:
+    match name:
+        case "value":
+            return total.numpy().copy()
+        case "class":
+            return total.argmax(0, keepdim=True).numpy()
+        case "proba":
+            return _scaled(total)
+        case "confidence":
+            return _scaled(total.amax(0, keepdim=True))
+        case "entropy":
+            p = total.clamp(0, 1)
+            nats = torch.special.entr(p).sum(0, keepdim=True)
+            return _scaled(nats / math.log(max(2, plan.spec.channels)))
+        case _:
+            q = plan.spec.conformal or 0.0
+            return (total >= 1.0 - q).sum(0, keepdim=True).numpy()
+
+
+def _scaled(p: Tensor) -> Array:
+    return (p.clamp(0, 1) * SCALE).round().numpy()

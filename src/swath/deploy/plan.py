@@ -1,0 +1,250 @@
+"""The plan of a map: a fixed lattice of tiles, grouped into cells, each cell with a key. No engine, no input or output.
+
+key = sha256(weights, scene, the cell's tiles, parameters, version). Every tile belongs to one cell and is computed
+once; where tiles of two cells overlap, each keeps its weighted share and the assembly adds the shares in a fixed
+order. So workers, order, shards and restarts cannot change a bit of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from swath.core import Grid, Scene, UserError, Window
+from swath.core.config import digest
+from swath.deploy.blend import Axis
+from swath.deploy.predictor import PredictorSpec
+
+FORMAT = 1
+"""Raised whenever the same inputs would give other pixels."""
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """What decides the pixels of a map, beside model and scene. 0 and None mean: as the model advises.
+
+    `overlap` is what neighbouring tiles share at least; `batch`, `threads`, `device` and `precision` are here because
+    they move the last bits of a float.
+    """
+
+    tile: int = 0
+    overlap: int | None = None
+    batch: int = 8
+    precision: Precision = "fp32"
+    device: str = "cpu"
+    threads: int = 1
+    cell: int = 1024
+    proba: bool = False
+    entropy: bool = False
+    confidence: bool = False
+    sets: bool = False
+
+    def resolved(self, spec: PredictorSpec) -> MapSettings:
+        """With the model's advice filled in, and what cannot work refused."""
+        tile = self.tile or spec.tile
+        if tile % spec.multiple:
+            raise UserError(
+                f"tiles of {tile} pixels do not suit {spec.name}",
+                where="--tile",
+                remedy=f"choose a multiple of {spec.multiple}",
+            )
+        overlap = max(tile // 14, 2 * spec.halo) if self.overlap is None else self.overlap
+        if not 0 <= overlap < tile:
+            raise UserError(
+                f"tiles of {tile} pixels cannot overlap by {overlap}", where="--overlap", remedy=f"0 to {tile - 1}"
+            )
+        if min(self.batch, self.threads, self.cell) < 1:
+            raise UserError("batch, threads and cell must be 1 or more", where="settings")
+        if spec.label.kind != "mask" and (self.proba or self.entropy or self.confidence or self.sets):
+            raise UserError(
+                f"{spec.name} gives values, not classes: it has no probabilities, entropy or sets", where="settings"
+            )
+        if self.sets and spec.conformal is None:
+            raise UserError(
+                f"{spec.name} carries no conformal threshold, so the size of a prediction set is unknown",
+                where="--sets",
+                remedy="calibrate the bundle first",
+            )
+        return replace(self, tile=tile, overlap=overlap)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit of work: rows `row` and columns `col` of cells; `read` is the ground its tiles cover, unclipped."""
+
+    index: int
+    row: int
+    col: int
+    read: Window
+    key: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.row:04d}-{self.col:04d}-{self.key[:16]}"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything about a map that can be known before a model runs."""
+
+    grid: Grid
+    spec: PredictorSpec
+    settings: MapSettings
+    fingerprint: str
+    align: int = 1
+    steps: int = 1
+    dates: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, scene: Scene, spec: PredictorSpec, settings: MapSettings) -> Plan:
+        """Lay the lattice over a scene; reads one small window, to learn how the layers' resolutions fit."""
+        if min(scene.grid.shape) < 1:
+            raise UserError("the scene has no pixels", where=str(scene.grid.shape))
+        have = {s.id: s for s in scene.sensors}
+        usable = [i for i in spec.inputs if i.sensor in have]
+        lacking = [i.sensor for i in spec.inputs if i.required and i.sensor not in have]
+        if lacking or not usable:
+            raise UserError(
+                f"{spec.name} needs {', '.join(lacking or [i.sensor for i in spec.inputs])}; the scene has "
+                f"{', '.join(have) or 'nothing'}",
+                where="scene",
+                remedy="give the missing product too, or say which sensor a file is",
+            )
+        for item in usable:
+            for band in item.bands:
+                have[item.sensor].band(band)
+        settings = settings.resolved(spec)
+        align, steps, dates = _probe(scene, {i.sensor: i.bands for i in usable}, settings.tile)
+        return cls(scene.grid, spec, settings, scene.fingerprint, align, steps, dates)
+
+    @cached_property
+    def rows(self) -> Axis:
+        return self._axis(self.grid.shape[0])
+
+    @cached_property
+    def cols(self) -> Axis:
+        return self._axis(self.grid.shape[1])
+
+    def _axis(self, length: int) -> Axis:
+        s = self.settings
+        return Axis.of(length, s.tile, s.overlap or 0, halo=self.spec.halo, align=self.align, cell=s.cell)
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the whole map."""
+        from swath import __version__
+
+        return digest(
+            {
+                "format": FORMAT,
+                "version": __version__,
+                "weights": self.spec.digest,
+                "label": asdict(self.spec.label),
+                "conformal": self.spec.conformal,
+                "inputs": [asdict(i) for i in self.spec.inputs],
+                "halo": self.spec.halo,
+                "scene": self.fingerprint,
+                "grid": asdict(self.grid),
+                "align": self.align,
+                "settings": asdict(self.settings),
+            }
+        )
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """In row order."""
+        out: list[Cell] = []
+        tile = self.settings.tile
+        for i, (r0, r1) in enumerate(self.rows.groups):
+            for j, (c0, c1) in enumerate(self.cols.groups):
+                top, left = self.rows.places[r0], self.cols.places[c0]
+                read = Window(top, left, self.rows.places[r1 - 1] + tile - top, self.cols.places[c1 - 1] + tile - left)
+                key = digest({"map": self.digest, "cell": [i, j], "read": [read.row, read.col, *read.shape]})
+                out.append(Cell(len(out), i, j, read, key))
+        return tuple(out)
+
+    def tiles(self, cell: Cell) -> list[tuple[int, int]]:
+        """(row, column) indices of a cell's tiles in the lattice, in row order."""
+        rows, cols = range(*self.rows.groups[cell.row]), range(*self.cols.groups[cell.col])
+        return [(r, c) for r in rows for c in cols]
+
+    def tile_window(self, row: int, col: int) -> Window:
+        return Window(self.rows.places[row], self.cols.places[col], self.settings.tile, self.settings.tile)
+
+    def shard(self, text: str) -> tuple[Cell, ...]:
+        """The cells of part `i/n` (i from 1)."""
+        i, n = parse_shard(text)
+        return self.cells[i - 1 :: n]
+
+    @property
+    def computed(self) -> float:
+        """Pixels that the model computes per output pixel."""
+        tiles = len(self.rows.places) * len(self.cols.places)
+        return tiles * self.settings.tile**2 / (self.grid.shape[0] * self.grid.shape[1])
+
+    @property
+    def layers(self) -> dict[str, tuple[str, int]]:
+        """Name of each output -> (dtype, bands)."""
+        k, s = self.spec.channels, self.settings
+        if self.spec.label.kind != "mask":
+            return {"value": ("float32", k)}
+        wanted = {
+            "class": ("uint8" if k <= 255 else "uint16", 1),
+            "proba": ("uint16", k) if s.proba else None,
+            "entropy": ("uint16", 1) if s.entropy else None,
+            "confidence": ("uint16", 1) if s.confidence else None,
+            "sets": ("uint8" if k <= 254 else "uint16", 1) if s.sets else None,
+        }
+        return {name: v for name, v in wanted.items() if v is not None}
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        size = {"uint8": 1, "uint16": 2, "float32": 4}
+        return sum(size[t] * n for t, n in self.layers.values())
+
+    def memory(self) -> int:
+        """Bytes that one worker holds above model and libraries: a cell being computed and one read ahead."""
+        steps = self.steps
+        edge = max(max(c.read.shape) for c in self.cells)
+        bands = sum(len(i.bands) for i in self.spec.inputs)
+        reading = 2 * edge**2 * bands * steps * 5
+        computing = edge**2 * (self.spec.channels * 8 + self.bytes_per_pixel + 8)
+        batch = self.settings.batch * self.settings.tile**2 * (bands * steps * 8 + self.spec.channels * 8)
+        return int(reading + computing + batch)
+
+    def disk(self) -> int:
+        """Bytes at the worst moment: finished cells, the raw raster, and the final file before its compression."""
+        return int(self.grid.shape[0] * self.grid.shape[1] * self.bytes_per_pixel * (1 + 1 + 4 / 3))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`i/n` as two numbers."""
+    first, _, last = text.partition("/")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise UserError(f"'{text}' is no shard", where="--shard", remedy="write i/n with 1 <= i <= n, such as 3/16")
+    return int(first), int(last)
+
+
+def _probe(scene: Scene, bands: dict[str, tuple[str, ...]], tile: int) -> tuple[int, int, tuple[int, int] | None]:
+    """What one small read says: pixel sizes as one multiple on which tiles start, number of dates, first and last."""
+    probe = scene.read(Window(0, 0, tile, tile), bands)
+    align, steps = 1, 1
+    days: list[int] = []
+    for name, layer in probe.layers.items():
+        steps = max(steps, layer.shape[1])
+        if layer.times is not None:
+            days += [int(d) for d in layer.times.flatten()]
+        for size in layer.shape[3:]:
+            coarse, rest = divmod(tile, size)
+            if rest and size % tile:
+                raise UserError(
+                    f"a tile of {tile} pixels is {size} pixels of {name}: no whole ratio",
+                    where="--tile",
+                    remedy="choose a tile that is a multiple of every layer's pixel size",
+                )
+            align = math.lcm(align, max(1, coarse))
+    return align, steps, (min(days), max(days)) if days else None
