@@ -1,12 +1,12 @@
-"""Polygons of a class raster, streamed: strips of rows in, finished regions out, equal to polygonising the whole raster.
+"""Polygons of a class raster, streamed: strips of rows in, finished regions out, equal to those of the whole raster.
 
 Regions are 4-connected. A pixel's side that looks at another value is boundary, walked with the region on the right
 hand: top sides eastward, right sides southward, bottom sides westward, left sides northward. A run is a longest
-straight piece. Along its own direction the k-th start belongs to the k-th end, so runs need no search; where a run ends,
-its last pixel and the two beyond say which run comes next. That is a permutation, and its cycles are the rings. Where a
-region touches itself at a corner, the runs that leave it are exchanged, which splits the ring there into simple ones. A
-link from right sides to the left side of their row of pixels ties holes to their region. Pixels and sums follow from the
-vertical runs alone (Green's theorem on the integral image). What is not closed yet waits for the next strip.
+straight piece. Along its own direction the k-th start belongs to the k-th end, so runs need no search; where a run
+ends, its last pixel and the two beyond say which run comes next. That is a permutation, and its cycles are the rings.
+Where a region touches itself at a corner, the runs that leave it are exchanged, which splits the ring there into simple
+ones. A link from right sides to the left side of their row of pixels ties holes to their region. Pixels and sums follow
+from the vertical runs alone (Green's theorem on the integral image). What is not closed yet waits for the next strip.
 """
 
 from __future__ import annotations
