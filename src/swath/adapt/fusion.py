@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from swath.core.batch import Batch, Layer, Where
 from swath.core.contracts import Encoder, EncoderSpec, Features
 from swath.core.errors import UserError
+from swath.models.encoder import EncoderModule
 
 How = Literal["auto", "native", "mean", "max", "ltae", "difference", "concat", "attention", "none"]
 
@@ -133,11 +134,12 @@ class Fused(nn.Module):
 
 
 def fused(encoder: nn.Module, how: How, steps: int) -> nn.Module:
-    """The encoder, wrapped when it needs to be: `auto` is native time where there is one, else the mean of dates."""
+    """The encoder, wrapped when it needs to be. `auto` leaves time to encoders that take it (`EncoderModule`s do,
+    natively or as the mean over valid dates) and gives others the mean."""
     spec = as_encoder(encoder).spec
     if how == "native" and not spec.native_time:
         raise UserError(f"{spec.name} has no native time", where="fusion", remedy="choose mean, max or ltae")
-    if how == "native" or (how == "auto" and (spec.native_time or steps == 1)):
+    if how == "native" or (how == "auto" and (spec.native_time or steps == 1 or isinstance(encoder, EncoderModule))):
         return encoder
     return Fused(encoder, spec, "mean" if how == "auto" else how)
 

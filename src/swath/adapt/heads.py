@@ -96,7 +96,7 @@ class Tags(TaskModule):
         super().__init__(context)
         check_losses(losses, "tags", "task.losses")
         self.losses = tuple(losses)
-        self.head = Vector(self.spec.pooled, len(context.label.classes), dropout)
+        self.head: nn.Module = Vector(self.spec.pooled, len(context.label.classes), dropout)
         self.register_buffer("class_weights", torch.tensor(context.weights))
         self.register_buffer("temperature", torch.ones(()))
 

@@ -1,0 +1,128 @@
+"""Evaluation: scores over a split, and what trust needs on the way (a thin sample of outputs, truths and features)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from swath.adapt import constraints
+from swath.adapt.heads import Classes, Tags, Values
+from swath.adapt.task import TaskModule, observed
+from swath.adapt.uncertainty.calibration import thinned
+from swath.core.batch import Batch, Label, collate
+from swath.core.contracts import Features, Scores, Source
+from swath.core.rng import generator
+
+PER_SAMPLE = 400
+"""Pixels of a sample that calibration looks at: neighbours say nearly the same."""
+
+
+@dataclass
+class Evidence:
+    """What an evaluation leaves behind: `scores`, and thin tensors for calibration (empty where they do not apply)."""
+
+    scores: Scores
+    out: list[Tensor] = field(default_factory=list[Tensor])
+    target: list[Tensor] = field(default_factory=list[Tensor])
+    features: list[Tensor] = field(default_factory=list[Tensor])
+    broken: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        return torch.cat(self.out), torch.cat(self.target)
+
+    def broken_rules(self) -> dict[str, float]:
+        """Mean share of values that break each constraint."""
+        names = dict.fromkeys(k for row in self.broken for k in row)
+        return {n: sum(row[n] for row in self.broken) / len(self.broken) for n in names}
+
+
+def batches(
+    source: Source, index: Sequence[int], bands: Mapping[str, Sequence[str]] | None, size: int
+) -> Iterator[Batch]:
+    """The samples in order, collated."""
+    for at in range(0, len(index), size):
+        yield collate([source.sample(i, bands) for i in index[at : at + size]])
+
+
+@torch.no_grad()
+def evaluate(task: TaskModule, given: Iterator[Batch], *, trust: bool = False) -> Evidence:
+    """Scores, and with `trust` a thin sample of outputs (before temperature), truths and features."""
+    task.eval()
+    device = next(task.parameters()).device
+    found = Evidence(task.scores())
+    for batch in given:
+        batch = batch.to(device)
+        features = task.features(batch)
+        out = task.answer(features, task.size_of(batch))
+        told = task.read(out)
+        found.scores.update(told, batch)
+        if isinstance(task, Values) and task.constraints:
+            found.broken.append(constraints.broken(task.constraints, told["values"], batch))
+        if trust:
+            _keep(found, task, out, features, batch)
+    return found
+
+
+def _keep(found: Evidence, task: TaskModule, out: Tensor, features: Features, batch: Batch) -> None:
+    label = batch.labels[task.label.name]
+    for i in range(len(batch)):
+        g = generator(int(batch.where.key[i]), "thin")
+        items, truth = _items(task, out[i : i + 1], _one(label, i), batch[i])
+        keep = thinned(items, PER_SAMPLE, g)
+        found.out.append(items[keep].float().cpu())
+        found.target.append(truth[keep].cpu())
+        cells = features.maps[-1][i].flatten(1).T if out.ndim == 4 else features.pooled[i : i + 1]
+        found.features.append(cells[thinned(cells, 16, g)].float().cpu())
+
+
+def _one(label: Label, i: int) -> Label:
+    objects = label.objects[i : i + 1] if label.objects else ()
+    return Label(label.kind, label.value[i : i + 1], label.valid[i : i + 1], objects)
+
+
+def _items(task: TaskModule, out: Tensor, label: Label, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Raw outputs (N, K) and truths of the valid items of one sample."""
+    valid = label.valid
+    if isinstance(task, Classes):
+        if task.dense and (shown := observed(batch, (valid.shape[-2], valid.shape[-1]))) is not None:
+            valid = valid & shown
+        return out.movedim(1, -1)[valid], label.value[valid]
+    if isinstance(task, Tags):
+        keep = valid.all(1)
+        return out[keep], label.value[keep]
+    if isinstance(task, Values):
+        value = label.value[:, None] if label.value.ndim == 1 else label.value
+        keep = valid[:, None] if valid.ndim == 1 else valid
+        if value.shape[1] == 1:
+            return out.movedim(1, -1)[keep[:, 0]], value[:, 0][keep[:, 0]]
+    return out.new_zeros(0, out.shape[1]), out.new_zeros(0)
+
+
+def read_items(task: Values, out: Tensor) -> dict[str, Tensor]:
+    """Raw outputs (N, K) of a one-channel value head, read as values (N,)."""
+    shaped = out[:, :, None, None] if task.dense else out
+    return {k: v.flatten() for k, v in task.read(shaped).items()}
+
+
+def baseline(task: TaskModule, scores: Any, histogram: Sequence[float]) -> dict[str, float]:
+    """What the majority class, or the mean of the training values, would have scored on the same samples."""
+    import numpy as np
+
+    from swath.adapt.metrics import ClassScores, ValueScores, class_scores, named
+
+    if isinstance(scores, ClassScores):
+        table = np.zeros_like(scores.confusion)
+        table[:, int(np.argmax(histogram))] = scores.confusion.sum(1)
+        return named(class_scores(table), scores.classes)
+    if isinstance(scores, ValueScores) and isinstance(task, Values) and task.channels == 1:
+        n, _, _, _, y, y2, *_ = torch.cat(scores.rows).sum(0).tolist()
+        c = float(cast("Tensor", task.centre)[0])
+        return {"rmse": max(0.0, (y2 - 2 * c * y + n * c * c) / n) ** 0.5, "bias": c - y / n}
+    return {}
+
+
+Progress = Callable[[str], None]

@@ -1,0 +1,277 @@
+"""From a run file and its data to a module that can learn: everything that is derived is derived here, and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from swath.adapt import delta
+from swath.adapt.build import Recipe, assemble, decoder_of
+from swath.adapt.run import TuneRun
+from swath.adapt.task import TaskModule, check_classes, finest
+from swath.core.batch import Batch, Label
+from swath.core.contracts import EncoderSpec, LabelSpec, Source
+from swath.core.errors import UserError
+from swath.core.rng import numpy_generator
+from swath.core.sensor import Sensor
+from swath.models import build_encoder
+
+VALIDATION = ("val", "valid", "validation", "dev")
+LOOKS = 512
+"""So many samples of the training split, at most, are looked at for class counts and moments of values."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Indices of a run; `notes` says what the source did not give."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Prepared:
+    """A run made ready."""
+
+    source: Source
+    splits: Splits
+    label: LabelSpec
+    bands: dict[str, tuple[str, ...]]
+    recipe: Recipe
+    task: TaskModule
+    base_prints: dict[str, str]
+    proof: dict[str, Any] | None
+    spec: EncoderSpec
+    dates: dict[str, tuple[int, int]]
+    histogram: tuple[float, ...] = ()
+    notes: list[str] = field(default_factory=list[str])
+
+
+def choose_splits(source: Source, how: str, seed: int) -> Splits:
+    """The source's own splits; what is missing is cut from what there is, by key, and noted."""
+    given = {k: [int(i) for i in v] for k, v in source.splits().items()}
+    notes: list[str] = []
+    if how == "random" or "train" not in given:
+        if how != "random" and set(given) - {"all"}:
+            raise UserError(f"the data have the splits {', '.join(given)} and no 'train'", where=source.name)
+        pool = sorted(i for v in given.values() for i in v)
+        order = [pool[i] for i in numpy_generator(seed, "split").permutation(len(pool))]
+        a, b = round(0.6 * len(order)), round(0.8 * len(order))
+        given = {"train": order[:a], "val": order[a:b], "test": order[b:]}
+        notes.append("random split 60/20/20: neighbouring chips may stand on both sides")
+    train = given["train"]
+    val = next((given[v] for v in VALIDATION if given.get(v)), [])
+    if not val:
+        order = [train[i] for i in numpy_generator(seed, "split").permutation(len(train))]
+        n = max(1, round(0.2 * len(order)))
+        val, train = order[:n], order[n:]
+        notes.append("the data have no validation split: a fifth of the training split was held out")
+    test = given.get("test", [])
+    if not test:
+        test = val
+        notes.append("the data have no test split: the scores are those of the validation split, and optimistic")
+    if not train:
+        raise UserError("the training split is empty", where=source.name, remedy="check the data with `swath check`")
+    return Splits(tuple(train), tuple(val), tuple(test), tuple(notes))
+
+
+def choose_label(source: Source, run: TuneRun) -> LabelSpec:
+    """The label that the task takes; several candidates must be told apart by `task.label`."""
+    task, labels = run.task, source.labels
+    if task.label:
+        if task.label not in labels:
+            raise UserError(f"the data have no label '{task.label}'", where=source.name,
+                            remedy=f"they have: {', '.join(labels) or 'none'}")  # fmt: skip
+        found = [labels[task.label]]
+    else:
+        found = [s for s in labels.values() if s.kind in task.takes]
+    if len(found) != 1 or found[0].kind not in task.takes:
+        kinds = ", ".join(f"{n} ({s.kind})" for n, s in labels.items()) or "none"
+        raise UserError(
+            f"the task '{task.kind}' takes one label of kind {' or '.join(task.takes)}; the data have: {kinds}",
+            where=source.name,
+            remedy="name it: task: {kind: " + task.kind + ", label: NAME}",
+        )
+    return found[0]
+
+
+def choose_bands(sensors: Sequence[Sensor], run: TuneRun, spec: EncoderSpec) -> dict[str, tuple[str, ...]]:
+    """Sensor id -> bands to read: as the run says, else what the encoder declares, else everything."""
+    have = {s.id: s for s in sensors}
+    if run.bands:
+        for sensor in run.bands:
+            if sensor not in have:
+                raise UserError(
+                    f"the data have no sensor '{sensor}'", where="bands", remedy=f"they have {', '.join(have)}"
+                )
+        return {k: tuple(have[k].band(b).name for b in v) if v else have[k].names for k, v in run.bands.items()}
+    chosen: dict[str, tuple[str, ...]] = {}
+    for want in spec.inputs:
+        source = run.adaptation.substitute.get(want.sensor, want.sensor)
+        if source in have:
+            known = [b for b in want.bands if _has(have[source], b)]
+            plain = source == want.sensor and len(known) == len(want.bands)
+            chosen[source] = tuple(have[source].band(b).name for b in known) if plain else have[source].names
+    only = run.adaptation.only
+    return chosen or {k: s.names for k, s in have.items() if not only or k in only}
+
+
+def _has(sensor: Sensor, band: str) -> bool:
+    return any(band.lower() in (n.lower() for n in (b.name, *b.aliases)) for b in sensor.bands)
+
+
+@dataclass
+class Look:
+    """What a pass over some training samples found."""
+
+    first: Batch
+    counts: torch.Tensor
+    total: int = 0
+    centre: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    statistics: dict[str, dict[str, tuple[float, float]]] = field(
+        default_factory=dict[str, dict[str, tuple[float, float]]]
+    )
+    dates: dict[str, tuple[int, int]] = field(default_factory=dict[str, "tuple[int, int]"])
+
+
+def look(source: Source, index: Sequence[int], label: LabelSpec, bands: Mapping[str, Sequence[str]]) -> Look:
+    """Class counts, moments of values and of bands over (some of) the training split; labels are checked on the way."""
+    step = max(1, len(index) // LOOKS)
+    first: Batch | None = None
+    counts = torch.zeros(max(1, len(label.classes)), dtype=torch.float64)
+    sums: torch.Tensor | None = None
+    moments: dict[str, torch.Tensor] = {}
+    found = Look(source.sample(index[0], bands), counts)
+    for i in index[::step]:
+        batch = source.sample(i, bands)
+        first = first or batch
+        if label.name not in batch.labels:
+            raise UserError(f"the sample has no label '{label.name}'", where=f"{source.name}: {_name(batch)}")
+        sums = _label_sums(batch.labels[label.name], label, batch, counts, sums)
+        for name, layer in batch.layers.items():
+            low, high = found.dates.get(name, (layer.shape[1], layer.shape[1]))
+            found.dates[name] = (min(low, layer.shape[1]), max(high, layer.shape[1]))
+            x = torch.where(layer.valid, layer.x, 0.0).double()
+            n = layer.valid.double().sum().expand(x.shape[2])
+            row = torch.stack([n, x.sum((0, 1, 3, 4)), (x**2).sum((0, 1, 3, 4))])
+            moments[name] = moments.get(name, torch.zeros_like(row)) + row
+    found.first, found.total = first or found.first, len(index[::step])
+    for name, (n, s, s2) in moments.items():
+        mean = s / n.clamp_min(1)
+        std = (s2 / n.clamp_min(1) - mean**2).clamp_min(1e-12).sqrt()
+        names = found.first.layers[name].sensor.names if name in found.first.layers else tuple(bands.get(name, ()))
+        found.statistics[name] = {b: (float(m), float(d)) for b, m, d in zip(names, mean, std, strict=True)}
+    if sums is not None:
+        n, s, s2 = sums
+        if not bool((n > 0).all()):
+            raise UserError(f"the label '{label.name}' has no valid value in the training split", where=source.name)
+        mean = s / n
+        found.centre = tuple(mean.tolist())
+        found.scale = tuple((s2 / n - mean**2).clamp_min(1e-12).sqrt().tolist())
+    return found
+
+
+def _label_sums(label: Label, spec: LabelSpec, batch: Batch, counts: torch.Tensor, sums: Any) -> Any:
+    if label.kind in ("class", "mask"):
+        check_classes(label, spec, batch)
+        counts += torch.bincount(label.value[label.valid], minlength=len(counts)).double()
+    elif label.kind == "tags":
+        counts += (label.value.double() * label.valid).sum(0)
+    elif label.kind in ("map", "image", "scalar"):
+        value = label.value.double()
+        value = value[:, None] if value.ndim == 1 else value
+        valid = label.valid.view(len(value), 1, *value.shape[2:]).expand_as(value)
+        if bool((~torch.isfinite(value) & valid).any()):
+            raise UserError(f"label '{spec.name}' holds values that are not finite", where=f"sample {_name(batch)}")
+        dims = (0, *range(2, value.ndim))
+        value = torch.where(valid, value, 0.0)
+        row = torch.stack([valid.double().sum(dims), value.sum(dims), (value**2).sum(dims)])
+        return row if sums is None else sums + row
+    elif label.kind == "boxes":
+        for o in label.objects:
+            if len(o.classes) and (int(o.classes.min()) < 0 or int(o.classes.max()) >= len(counts)):
+                raise UserError(f"an object of class {int(o.classes.max())}, outside {len(counts)} classes",
+                                where=f"sample {_name(batch)}")  # fmt: skip
+            counts += torch.bincount(o.classes, minlength=len(counts)).double()
+    return sums
+
+
+def _name(batch: Batch) -> str:
+    return batch.where.names[0] if batch.where.names else str(int(batch.where.key[0]))
+
+
+def balance(counts: torch.Tensor) -> tuple[float, ...]:
+    """Weights by inverse root frequency with mean one; a class that never occurs weighs as the rarest one."""
+    share = counts / counts.sum().clamp_min(1)
+    known = share[share > 0]
+    w = share.clamp_min(float(known.min()) if len(known) else 1.0) ** -0.5
+    return tuple((w / w.mean()).tolist())
+
+
+def label_ratio(batch: Batch, label: Label) -> float:
+    """Label pixels per pixel of the finest layer."""
+    fine = finest(batch)
+    return label.value.shape[-1] / fine[1] if label.value.ndim >= 3 and fine[1] else 1.0
+
+
+def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
+    """Open the data, choose, look, build; a forward of one sample must pass before anything is trained."""
+    source = source if source is not None else run.data.build()
+    splits = choose_splits(source, run.splits, run.loop.seed)
+    label = choose_label(source, run)
+    torch.manual_seed(run.loop.seed)
+    encoder = build_encoder(
+        run.encoder, weights=run.weights or None, adaptation=run.adaptation, exceptions=run.exceptions
+    )
+    bands = choose_bands(source.sensors, run, encoder.spec)
+    seen = look(source, splits.train, label, bands)
+    first = seen.first
+    balanced = bool(getattr(run.task, "balanced", False))
+    if label.classes and label.kind in ("class", "mask"):
+        told = [c for c, n in zip(label.classes, seen.counts, strict=True) if n > 0]
+        if len(told) < 2:
+            raise UserError(
+                f"the training split shows only the class {told}", where=source.name, remedy="check the split"
+            )
+    steps = max((n[1] for n in seen.dates.values()), default=1)
+    recipe = Recipe(
+        encoder=run.encoder, task=run.task, tuning=run.tuning, label=label,
+        decoder=decoder_of(run.task, run.tuning, run.decoder), adaptation=run.adaptation, fusion=run.fusion,
+        dates=steps, size=finest(first), ratio=label_ratio(first, first.labels[label.name]),
+        weights=balance(seen.counts) if balanced else (), centre=seen.centre, scale=seen.scale,
+        statistics=seen.statistics if encoder.spec.any_bands else {}, guide=_guide(label, first),
+    )  # fmt: skip
+    prints = delta.fingerprints(encoder)
+    torch.manual_seed(run.loop.seed)
+    task = assemble(recipe, encoder)
+    task.eval()
+    with torch.no_grad():
+        task(first)
+    share = (seen.counts / seen.counts.sum().clamp_min(1)).tolist() if label.classes else []
+    proof = encoder.proof.plain() if encoder.proof is not None else None
+    return Prepared(source, splits, label, bands, recipe, task, prints, proof, encoder.spec, seen.dates,
+                    tuple(share), list(splits.notes))  # fmt: skip
+
+
+def _guide(label: LabelSpec, batch: Batch) -> tuple[str, tuple[int, ...]] | None:
+    """For images: the sensor whose bands the label's classes (its channel names) are, in their order."""
+    if label.kind != "image":
+        return None
+    for name, layer in batch.layers.items():
+        if label.classes and all(_has(layer.sensor, c) for c in label.classes):
+            return name, tuple(layer.sensor.index(c) for c in label.classes)
+        if not label.classes and batch.labels[label.name].value.shape[1] == layer.shape[2]:
+            return name, tuple(range(layer.shape[2]))
+    return None
+
+
+def fingerprint_of(*parts: str) -> str:
+    """One hash for what cached features depend on."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

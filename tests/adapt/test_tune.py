@@ -1,0 +1,156 @@
+"""From a run to a bundle: every task learns more than its baseline, and the bundle says what the run said."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny_adapt as tiny
+import torch
+
+from swath.adapt.bundle import Bundle, open_card
+from swath.adapt.run import TuneRun
+from swath.adapt.tune import tune
+from swath.core import config
+from swath.core.batch import Batch, collate
+from swath.core.errors import UserError
+from swath.models import build_encoder
+
+VIT = {"kind": "swath-vit", "size": "nano", "patch": 8}
+
+
+def make(tmp_path, **given):
+    plan = {
+        "name": "tiny", "data": {"kind": "folder", "path": "unused"}, "encoder": VIT, "out": str(tmp_path / "run"),
+        "loop": {"epochs": 6, "batch_size": 8, "progress": False}, "trust": {"bootstrap": 100, "chips": 2},
+    }  # fmt: skip
+    return config.parse({**plan, **given}, TuneRun)
+
+
+@pytest.fixture(scope="module")
+def scars(tmp_path_factory):
+    source = tiny.TinySource("mask", n=40)
+    return source, tune(make(tmp_path_factory.mktemp("tune"), task="segment"), source)
+
+
+def test_segment_beats_the_majority(scars):
+    _, found = scars
+    assert found.scores["iou_macro"] > 0.6 > 3 * found.baseline["iou_macro"]
+    low, high = found.record["intervals"]["iou_macro"]
+    assert low <= found.scores["iou_macro"] <= high
+
+
+def test_bundle_says_what_the_run_said(scars):
+    source, found = scars
+    batch = collate([source.sample(i) for i in source.splits()["test"]])
+    one, other = Bundle.load(found.bundle), Bundle.load(found.packed)
+    a, b = one.predict(batch), other.predict(batch)
+    assert torch.equal(a["probabilities"], b["probabilities"])
+    scores = one.task.scores()
+    scores.update(a, batch)
+    assert scores.compute()["iou_macro"] == pytest.approx(found.scores["iou_macro"], abs=1e-6)
+    torch.testing.assert_close(a["probabilities"].sum(1), torch.ones(10, 32, 32))
+
+
+def test_card_is_plain(scars):
+    _, found = scars
+    card = open_card(found.packed)
+    assert [b["name"] for b in card["inputs"][0]["bands"]] == ["blue", "green", "red", "nir"]
+    assert card["inputs"][0]["bands"][0]["unit"] == "reflectance"
+    assert list(card["label"]["classes"]) == ["a", "b", "c"]
+    assert card["tuning"] == "full" and card["metrics"]["iou_macro"] and len(card["base"]["sha256"]) == 64
+    json.dumps(card, allow_nan=False)
+
+
+def test_bundle_wants_its_bands_in_any_order(scars):
+    source, found = scars
+    bundle, batch = Bundle.load(found.bundle), source.sample(0)
+    layer = batch.layers[tiny.SENSOR.id]
+    turned = Batch({tiny.SENSOR.id: layer.select(["nir", "red", "blue", "green"])}, batch.where)
+    assert torch.equal(bundle.predict(turned)["probabilities"], bundle.predict(batch)["probabilities"])
+    with pytest.raises(UserError, match="unknown band 'nir'"):
+        bundle.predict(Batch({tiny.SENSOR.id: layer.select(["red", "blue", "green"])}, batch.where))
+    more = replace(layer, x=layer.x.repeat(1, 3, 1, 1, 1), valid=layer.valid.repeat(1, 3, 1, 1, 1), times=None)
+    with pytest.raises(UserError, match="3 dates"):
+        bundle.predict(Batch({tiny.SENSOR.id: more}, batch.where))
+    percent = replace(layer.sensor, bands=tuple(replace(b, unit="percent") for b in layer.sensor.bands))
+    with pytest.raises(UserError, match="no conversion from 'percent' to 'reflectance'"):
+        bundle.predict(Batch({tiny.SENSOR.id: replace(layer, sensor=percent)}, batch.where))
+
+
+def test_damaged_bundles_are_named(scars, tmp_path):
+    _, found = scars
+    body = found.packed.read_bytes()
+    broken = tmp_path / "broken.swath"
+    broken.write_bytes(body[: len(body) // 2])
+    with pytest.raises(UserError, match="no bundle"):
+        Bundle.load(broken)
+    with pytest.raises(UserError, match="no such bundle"):
+        Bundle.load(tmp_path / "absent.swath")
+
+
+CASES = [
+    ("class", "classify", "full", 1), ("class", "classify", "knn", 1), ("tags", "multilabel", "full", 1),
+    ("map", "regress", "frozen", 1), ("scalar", "scalar", "full", 1), ("class", "series", "full", 3),
+    ("mask", "segment", "lora", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "task", "tuning", "dates"), CASES)
+def test_tasks_beat_their_baselines(kind, task, tuning, dates, tmp_path):
+    source = tiny.TinySource(kind, n=40, dates=dates)
+    found = tune(make(tmp_path, task=task, tuning=tuning), source)
+    score, base = found.scores[found.primary], found.baseline.get(found.primary)
+    if found.record["direction"] == "min":
+        assert score < 0.8 * base
+    else:
+        assert score > 1.5 * (base or 0.5) or score > 0.95
+    batch = collate([source.sample(i) for i in source.splits()["test"]])
+    loaded = Bundle.load(found.bundle)
+    scores = loaded.task.scores()
+    scores.update(loaded.predict(batch), batch)
+    assert scores.compute()[found.primary] == pytest.approx(score, abs=1e-5)
+
+
+def test_delta_loads_onto_its_base_only(tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    base = build_encoder(VIT)
+    file = tmp_path / "base.safetensors"
+    save_file(base.state_dict(), str(file))
+    source = tiny.TinySource("mask", n=24)
+    found = tune(make(tmp_path, task="segment", tuning="lora", decoder="linear", weights=str(file)), source)
+    card = open_card(found.bundle)
+    assert not card["base"]["whole"]
+    size = (found.bundle / "weights.safetensors").stat().st_size
+    assert size < 0.15 * file.stat().st_size
+    batch = source.sample(0)
+    want = Bundle.load(found.bundle).predict(batch)["probabilities"]
+    shared = Bundle.load(found.bundle, base=base)
+    assert torch.equal(shared.predict(batch)["probabilities"], want)
+    own = {p.data_ptr() for p in shared.task.encoder.parameters()}
+    assert sum(p.data_ptr() in own for p in base.parameters()) > 0.9 * len(list(base.parameters()))
+    merged = Bundle.load(found.bundle).merge()
+    torch.testing.assert_close(merged.predict(batch)["probabilities"], want, atol=1e-5, rtol=1e-5)
+    merged.save(tmp_path / "merged")
+    torch.testing.assert_close(
+        Bundle.load(tmp_path / "merged").predict(batch)["probabilities"], want, atol=1e-5, rtol=1e-5
+    )
+    torch.manual_seed(4)
+    with pytest.raises(UserError, match="the delta was made on"):
+        Bundle.load(found.bundle, base=build_encoder(VIT))
+
+
+def test_frozen_run_reads_pixels_once(tmp_path):
+    source = tiny.TinySource("mask", n=24)
+    reads = []
+    inner = source.sample
+    source.sample = lambda i, bands=None: reads.append(i) or inner(i, bands)
+    a = tune(make(tmp_path / "a", task="segment", tuning="frozen", trust={"bootstrap": 10, "chips": 0}), source)
+    cached = len(reads)
+    reads.clear()
+    b = tune(
+        make(tmp_path / "b", task="segment", tuning="frozen", trust={"bootstrap": 10, "chips": 0}, cache=False), source
+    )
+    assert cached < len(reads) / 2
+    assert a.scores["iou_macro"] == pytest.approx(b.scores["iou_macro"], abs=0.02)
