@@ -88,7 +88,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Base:
+class Root:
     """The encoder beneath: the hash of its tensors, where the weights came from, their licence."""
 
     sha256: str = ""
@@ -107,7 +107,7 @@ class Card:
     inputs: tuple[InputCard, ...]
     tuning: str
     encoder: str
-    base: Base = field(default_factory=Base)
+    base: Root = field(default_factory=Root)
     tiling: Tiling = field(default_factory=Tiling)
     calibration: Calibration = field(default_factory=Calibration)
     metrics: dict[str, float | None] = field(default_factory=dict[str, "float | None"])

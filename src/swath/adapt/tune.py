@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import swath
 from swath.adapt import delta
 from swath.adapt.build import trunk_of
-from swath.adapt.bundle import BandCard, Base, Bundle, Calibration, Card, InputCard, Tiling
+from swath.adapt.bundle import BandCard, Bundle, Calibration, Card, InputCard, Root, Tiling
 from swath.adapt.cache import FeatureStore, Labelled, fill
 from swath.adapt.evaluate import Evidence, baseline, batches, evaluate, read_items
 from swath.adapt.heads import Classes, Tags, Values
@@ -241,7 +241,7 @@ def _bundle(
     card = Card(
         name=run.name, task=run.task.kind, label=ready.label, inputs=inputs, tuning=run.tuning.kind,
         encoder=spec.name,
-        base=Base(delta.hash_of(ready.base_prints), run.weights, spec.licence),
+        base=Root(delta.hash_of(ready.base_prints), run.weights, spec.licence),
         tiling=Tiling(tile, multiple, min(tile // 8, 4 * multiple) // multiple * multiple),
         calibration=trusted,
         metrics={k: (v if v == v else None) for k, v in scores.items()},
