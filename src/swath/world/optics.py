@@ -1,0 +1,225 @@
+"""Reflectance of the state in any set of bands: mixing, illumination, atmosphere, point spread, noise, storage.
+
+surface  r = g G + d D + s B          (green, dry and bare fractions with the spectra of their cover)
+sun      r * (1 + k (cos i / cos z - 1)) on slopes
+top      r_toa = t (r (1 - c) + c r_cloud) + r_rayleigh + tau r_aerosol
+Bands coarser than the pixel are means over the absolute blocks of their own pixel size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from swath.core import Sensor
+from swath.world.catalog import COVERS
+from swath.world.ground import Ground
+from swath.world.moment import Moment
+from swath.world.noise import Frame, Plane, pixel_hash, sub
+from swath.world.sky import Sky
+from swath.world.spectra import air, seen
+
+f32 = np.float32
+_DISPLAY_WHITE = {"naip": 0.62, "rgb-aerial": 0.42}
+
+
+def is_top(sensor: Sensor) -> bool:
+    """Whether a product shows the top of the atmosphere."""
+    return sensor.id.endswith(("-l1c", "-toa"))
+
+
+@lru_cache(maxsize=64)
+def _tables(sensor: Sensor) -> tuple[Plane, Plane, Plane]:
+    """Per band (bands, covers): green spectrum, bare spectrum, and the spectrum of bright soil in its place."""
+    r = seen(sensor)
+    bright = {"soil": "redsoil", "dust": "sand", "sand": "palesand", "peat": "soil", "litter": "soil"}
+    dark = {"soil": "darksoil", "dust": "soil"}
+    green = np.stack([r[c.green] for c in COVERS], axis=1)
+    low = np.stack([r[dark.get(c.bare, c.bare)] for c in COVERS], axis=1)
+    high = np.stack([r[bright.get(c.bare, c.bare)] for c in COVERS], axis=1)
+    return green, low, high
+
+
+class Palette:
+    """Spectra of one ground's covers in one sensor's bands, planes (C, H, W); kept while the cover stays the same."""
+
+    def __init__(self, sensor: Sensor, ground: Ground) -> None:
+        self.sensor, self.ground = sensor, ground
+        self.key: bytes | None = None
+        self.green: Plane = np.empty(0)
+        self.bare: Plane = np.empty(0)
+
+    def load(self, cover: Plane) -> None:
+        key = cover.tobytes()
+        if key == self.key:
+            return
+        self.key = key
+        green, low, high = _tables(self.sensor)
+        index = cover.astype(np.intp)
+        self.green = green.take(index, axis=1)
+        self.bare = low.take(index, axis=1)
+        part = (high - low).take(index, axis=1)
+        part *= self.ground.soil[None]
+        self.bare += part
+
+
+def surface(palette: Palette, m: Moment) -> Plane:
+    """Reflectance of the ground (C, H, W), before illumination."""
+    r = seen(palette.sensor)
+    palette.load(m.cover)
+    bare = (f32(1) - m.green - m.dry) * (f32(1) - f32(0.38) * m.moist)
+    water = m.ground.river < 0
+    np.copyto(bare, f32(1) - m.green - m.dry, where=(m.cover <= 3) | water)
+    out = palette.green * m.green[None]
+    part = palette.bare * bare[None]
+    out += part
+    for name, share in (("dry", m.dry), ("flower", m.flower * m.green)):
+        if share.any():
+            np.multiply(r[name][:, None, None], share[None], out=part)
+            out += part
+            if name == "flower":
+                out -= palette.green * share[None]
+    for name, share in (("char", m.char), ("flood", m.flood * (f32(1) - f32(0.75) * m.green)), ("snow", _seen_snow(m))):
+        if share.any():
+            out *= (f32(1) - share)[None]
+            np.multiply(r[name][:, None, None], share[None], out=part)
+            out += part
+    out *= m.ground.texture[None]
+    return out
+
+
+def _seen_snow(m: Moment) -> Plane:
+    """Snow as seen from above: it falls through needles."""
+    if not m.snow.any():
+        return m.snow
+    tall = np.array([c.height > 3 for c in COVERS])[m.cover]
+    return np.where(tall, f32(0.42), f32(0.97)) * m.snow
+
+
+def illumination(ground: Ground, sky: Sky, strength: float = 0.75) -> Plane:
+    """cos i / cos z on slopes, softened by sky light."""
+    tan_z = np.sqrt(f32(1) - sky.up * sky.up) / sky.up
+    lean = -(ground.slope_x * sky.east + ground.slope_y * sky.north)
+    norm = np.sqrt(f32(1) + ground.slope_x * ground.slope_x + ground.slope_y * ground.slope_y)
+    ratio = (f32(1) + lean * tan_z) / norm
+    return f32(1 - strength) + f32(strength) * np.clip(ratio, f32(0.05), f32(2.2))
+
+
+def spread(r: Plane, share: float) -> Plane:
+    """Point spread: a separable three-tap blur that drops one pixel on each side."""
+    a, b = f32(share), f32(1 - 2 * share)
+    rows = r[:, 1:-1] * b
+    side = r[:, :-2] + r[:, 2:]
+    side *= a
+    rows += side
+    out = rows[:, :, 1:-1] * b
+    side = rows[:, :, :-2] + rows[:, :, 2:]
+    side *= a
+    out += side
+    return out
+
+
+def coarsen(r: Plane, n: int) -> Plane:
+    """Means over n x n blocks, repeated to the pixel grid; sums in a fixed order."""
+    rows = r[::n].copy()
+    for k in range(1, n):
+        rows += r[k::n]
+    cells = rows[:, ::n].copy()
+    for k in range(1, n):
+        cells += rows[:, k::n]
+    cells *= f32(1 / (n * n))
+    return np.repeat(np.repeat(cells, n, axis=0), n, axis=1)
+
+
+def blocks(sensor: Sensor, gsd: float) -> dict[int, int]:
+    """Band index -> its pixel's size in pixels of `gsd`, where that is a whole number above one."""
+    ratio = {i: b.gsd / gsd for i, b in enumerate(sensor.bands)}
+    return {i: round(q) for i, q in ratio.items() if q >= 2 and abs(q - round(q)) < 1e-6}
+
+
+def through_air(r: Plane, sensor: Sensor, sky: Sky) -> Plane:
+    """What reaches the sensor, in place: cloud, shadow, and for a top-of-atmosphere product the air itself."""
+    materials, (rayleigh, aerosol, gas, blind) = seen(sensor), air(sensor)
+    if sky.shadow.any():
+        r *= (f32(1) - f32(0.55) * sky.shadow)[None]
+    if sky.cloud.any():
+        r *= (f32(1) - sky.cloud)[None]
+        r += materials["cloud"][:, None, None] * (sky.cloud * f32(0.86))[None]
+    path = aerosol[:, None, None] * (sky.haze if is_top(sensor) else (sky.haze - f32(0.13)) * f32(0.3))[None]
+    if is_top(sensor):
+        lost = f32(1) - rayleigh * f32(1.1)
+        r *= (gas * lost)[:, None, None]
+        r += (rayleigh * gas)[:, None, None]
+    r += path
+    if sky.cirrus.any():
+        r += (f32(0.9) * (f32(0.35) + f32(0.65) * blind) * materials["cloud"])[:, None, None] * sky.cirrus[None]
+    r *= sky.gain[None]
+    return r
+
+
+def grain(r: Plane, frame: Frame, seed: int, amount: float) -> None:
+    """Sensor noise, in place: four bands share one 32-bit hash, a byte each."""
+    for first in range(0, r.shape[0], 4):
+        h = pixel_hash(frame, sub(seed, f"grain{first}"))
+        for k in range(first, min(first + 4, r.shape[0])):
+            step = (h & np.uint32(255)).astype(f32)
+            step -= f32(127.5)
+            step *= f32(amount / 73.9)
+            r[k] += step
+            h >>= np.uint32(8)
+
+
+def store(r: Plane, sensor: Sensor) -> Plane:
+    """Round to what the product can store, and back to physical units."""
+    scale = np.array([b.scale for b in sensor.bands], f32)[:, None, None]
+    offset = np.array([b.offset for b in sensor.bands], f32)[:, None, None]
+    if sensor.dtype.startswith("float"):
+        return r
+    info = np.iinfo(sensor.dtype)
+    low = float(info.min) if sensor.nodata is None else max(float(info.min), float(sensor.nodata) + 1)
+    r -= offset
+    r *= f32(1) / scale
+    np.rint(r, out=r)
+    np.clip(r, f32(low), f32(info.max), out=r)
+    r *= scale
+    r += offset
+    return r
+
+
+def display(r: Plane, sensor: Sensor) -> Plane:
+    """Reflectance as an orthophoto shows it: a camera's curve to 0..255."""
+    white = f32(_DISPLAY_WHITE.get(sensor.id, 0.5))
+    return np.sqrt(np.clip(r * (f32(1) / white), 0, 1)) * f32(255)
+
+
+def margin(sensors: Sequence[Sensor], frame: Frame) -> Frame:
+    """The frame to compute: grown by the point spread and the largest object, out to whole blocks of coarse bands."""
+    n, halo = 1, max(0, math.ceil(20 / frame.gsd) - 1)
+    for sensor in sensors:
+        for k in blocks(sensor, frame.gsd).values():
+            n = n * k // math.gcd(n, k)
+    row, col = (frame.row - halo) // n * n, (frame.col - halo) // n * n
+    stop_r, stop_c = -(-(frame.row + frame.height + halo) // n) * n, -(-(frame.col + frame.width + halo) // n) * n
+    return Frame(frame.gsd, row - 1, col - 1, stop_r - row + 2, stop_c - col + 2)
+
+
+def render(palette: Palette, m: Moment, sky: Sky, frame: Frame, noise: float = 0.0012) -> Plane:
+    """One day of one optical sensor over `frame` (C, H, W), from a state over `margin(sensor, frame)`."""
+    sensor, wide = palette.sensor, m.ground.frame
+    r = surface(palette, m)
+    r *= illumination(m.ground, sky)[None]
+    r = through_air(r, sensor, sky)
+    r = spread(r, 0.16 if wide.gsd >= 3 else 0.1)
+    inner = wide.grow(-1)
+    for band, n in blocks(sensor, wide.gsd).items():
+        r[band] = coarsen(r[band], n)
+    top, left = frame.row - inner.row, frame.col - inner.col
+    r = np.ascontiguousarray(r[:, top : top + frame.height, left : left + frame.width])
+    if sensor.bands[0].unit == "display":
+        r = display(r, sensor)
+        noise = 1.6
+    grain(r, frame, sub(m.ground.seed, f"{sensor.id}{m.day}"), noise)
+    return store(r, sensor)
