@@ -1,4 +1,4 @@
-"""Galileo: one transformer over many sensors at once, in four families of tokens that vary in space, time, both or none.
+"""Galileo: one transformer over many sensors at once, with tokens that vary in space and time, in one, or in none.
 
 Galileo: Learning Global & Local Features of Many Remote Sensing Modalities, https://arxiv.org/abs/2502.09356.
 token = embed(bands of a group) + [group | step | month | place], each a quarter of the width.
@@ -106,7 +106,7 @@ class FlexEmbed(nn.Module):
 
     def forward(self, x: Tensor, patch: int) -> Tensor:
         """(B, H, W, ..., C) as (B, h, w, ..., D)."""
-        b, *rest = x.shape
+        b = len(x)
         series = x if x.ndim == 5 else x[..., None, :]
         flat = series.permute(0, 3, 4, 1, 2).flatten(0, 1)
         y = conv2d(flat, kernel_resize(self.proj.weight, patch), self.proj.bias, stride=patch)
