@@ -71,7 +71,7 @@ class SatmaeTemporal(EncoderModule):
 
     def features(self, views: Mapping[str, View], where: Where) -> Features:
         view = single(views, self.spec.name)
-        b, t, _, h, w = view.x.shape
+        t, _, h, w = view.x.shape[1:]
         p = self.shape.patch
         check_size(h, w, p, self.spec.name)
         if view.times is None:
