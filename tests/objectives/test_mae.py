@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import DW, S1, S2, Tiny, make_batch
+from tiny_tokens import DW, S1, S2, Tiny, make_batch
 
 from swath.core import generator, per_sample
 from swath.objectives import Kit

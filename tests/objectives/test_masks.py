@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import S1, S2, Tiny, make_batch
+from tiny_tokens import S1, S2, Tiny, make_batch
 
 from swath.core import Tokens, UserError, generator, per_sample
 from swath.objectives.masks import IGNORE, MASKS, MISSING, TARGET, VISIBLE, Plan, draw

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from swath.core import Batch, Step, Tokens, UserError
 class ObjectiveModule(nn.Module, ABC):
     """Meets `core.contracts.Objective`. `batch_coupled`: samples of a batch meet in the loss."""
 
-    batch_coupled: ClassVar[bool] = False
+    batch_coupled: bool = False
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

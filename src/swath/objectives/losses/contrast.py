@@ -37,9 +37,8 @@ def patch_discrimination(pred: Tensor, target: Tensor, hidden: Tensor, tau: floa
     tokens only: (B,), and the number of hidden tokens (B,). Vectorised; nothing leaves the device."""
     p, t = F.normalize(pred.float(), dim=-1), F.normalize(target.float(), dim=-1)
     logits = torch.einsum("bnd,bmd->bnm", p, t) / tau
-    logits = logits.masked_fill(~hidden[:, None], float("-inf"))
-    own = logits.diagonal(dim1=1, dim2=2)
-    each = torch.where(hidden, logits.logsumexp(2) - own, torch.zeros_like(own))
-    each = torch.where(hidden, each, torch.zeros_like(each))
-    count = hidden.sum(1)
-    return each.nan_to_num(0.0).sum(1) / count.clamp_min(1) * 2 * tau, count
+    own, count = logits.diagonal(dim1=1, dim2=2), hidden.sum(1)
+    # A sample with nothing hidden keeps its logits, so that no row is empty and no gradient is NaN; it counts zero.
+    shut = ~hidden[:, None] & (count > 0)[:, None, None]
+    each = (logits.masked_fill(shut, float("-inf")).logsumexp(2) - own) * hidden
+    return each.sum(1) / count.clamp_min(1) * 2 * tau, count
