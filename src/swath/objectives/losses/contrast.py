@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@contextmanager
+def exact(x: Tensor) -> Generator[None]:
+    """No autocast inside: similarities and sums stay in fp32."""
+    with torch.autocast(x.device.type, enabled=False):
+        yield
 
 
 def gather(x: Tensor) -> tuple[Tensor, int]:
@@ -19,26 +29,29 @@ def gather(x: Tensor) -> tuple[Tensor, int]:
 
 def info_nce(q: Tensor, k: Tensor, tau: float | Tensor, start: int = 0) -> Tensor:
     """Mean over rows i of -log softmax(q_i k^T / tau)[start + i]; q and k are made unit length here."""
-    q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
-    return F.cross_entropy(q @ k.T / tau, torch.arange(len(q), device=q.device) + start)
+    with exact(q):
+        q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
+        return F.cross_entropy(q @ k.T / tau, torch.arange(len(q), device=q.device) + start)
 
 
 def info_nce_queue(q: Tensor, k: Tensor, negatives: Tensor, tau: float) -> Tensor:
     """MoCo v2: the positive of row i is k_i, its negatives the (K, D) or (B, K, D) rows of `negatives`."""
-    q, k, negatives = (F.normalize(v.float(), dim=-1) for v in (q, k, negatives))
-    positive = (q * k).sum(-1, keepdim=True)
-    others = q @ negatives.T if negatives.ndim == 2 else torch.einsum("bd,bkd->bk", q, negatives)
-    logits = torch.cat([positive, others], 1) / tau
-    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+    with exact(q):
+        q, k, negatives = (F.normalize(v.float(), dim=-1) for v in (q, k, negatives))
+        positive = (q * k).sum(-1, keepdim=True)
+        others = q @ negatives.T if negatives.ndim == 2 else torch.einsum("bd,bkd->bk", q, negatives)
+        logits = torch.cat([positive, others], 1) / tau
+        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
 
 def patch_discrimination(pred: Tensor, target: Tensor, hidden: Tensor, tau: float = 0.1) -> tuple[Tensor, Tensor]:
     """Per sample the mean over its hidden tokens of 2 tau CE(pred target^T / tau, own token), among its own hidden
     tokens only: (B,), and the number of hidden tokens (B,). Vectorised; nothing leaves the device."""
-    p, t = F.normalize(pred.float(), dim=-1), F.normalize(target.float(), dim=-1)
-    logits = torch.einsum("bnd,bmd->bnm", p, t) / tau
-    own, count = logits.diagonal(dim1=1, dim2=2), hidden.sum(1)
-    # A sample with nothing hidden keeps its logits, so that no row is empty and no gradient is NaN; it counts zero.
-    shut = ~hidden[:, None] & (count > 0)[:, None, None]
-    each = (logits.masked_fill(shut, float("-inf")).logsumexp(2) - own) * hidden
-    return each.sum(1) / count.clamp_min(1) * 2 * tau, count
+    with exact(pred):
+        p, t = F.normalize(pred.float(), dim=-1), F.normalize(target.float(), dim=-1)
+        logits = torch.einsum("bnd,bmd->bnm", p, t) / tau
+        own, count = logits.diagonal(dim1=1, dim2=2), hidden.sum(1)
+        # A sample with nothing hidden keeps its logits, so that no row is empty and no gradient is NaN; it counts zero.
+        shut = ~hidden[:, None] & (count > 0)[:, None, None]
+        each = (logits.masked_fill(shut, float("-inf")).logsumexp(2) - own) * hidden
+        return each.sum(1) / count.clamp_min(1) * 2 * tau, count

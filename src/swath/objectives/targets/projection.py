@@ -26,4 +26,5 @@ def project(part: Patches, width: int) -> Tensor:
     if part.classes:
         value = torch.nn.functional.one_hot(value[:, :, 0].long(), part.classes).float().transpose(2, 3)
     x = (value * part.valid).flatten(2)
-    return x @ _matrix(part.sensor.id, x.shape[2], width).to(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return x @ _matrix(part.sensor.id, x.shape[2], width).to(x)
