@@ -16,7 +16,7 @@ from swath.core import Batch, Grid, Scene, Sensor, SwathError, UserError, Window
 from swath.deploy.assemble import assemble, attribute_table, output_path, quicklook
 from swath.deploy.commit import CellStore, Commit, disk_error, publish
 from swath.deploy.item import encode, map_item
-from swath.deploy.plan import Cell, MapSettings, Plan, parse_shard
+from swath.deploy.plan import Cell, MapSettings, Plan, Shaping, parse_shard
 from swath.deploy.predictor import OpenPredictor, OpenScene, Predictor
 from swath.deploy.runner import Work, run_local, worker
 
@@ -34,8 +34,7 @@ class MapRun:
     allow_holes: bool = False
     keep_cells: bool = False
     vectors: Path | None = None
-    min_area: float = 0.0
-    simplify: float = 0.0
+    shaping: Shaping = field(default_factory=Shaping)
     stall_s: float = 3600.0
 
 
@@ -160,9 +159,11 @@ def map_scene(
     begin = time.monotonic()
     run = run or MapRun()
     settings = settings or MapSettings()
-    if run.vectors is not None and not settings.confidence:
-        settings = replace(settings, confidence=True)
     scene, predictor = open_scene(), open_predictor()
+    if run.vectors is not None:
+        if predictor.spec.label.kind != "mask":
+            raise UserError("vectors are made of classes; this model gives values", where="--vectors")
+        settings = replace(settings, confidence=True)
     plan = Plan.of(scene, predictor.spec, settings)
     _check_target(out, run)
     if (done := finished(out, plan, run)) is not None:
@@ -274,6 +275,11 @@ def publish_map(
     files["quicklook"] = out.with_suffix(".png")
     publish(files["quicklook"], quicklook(files[first], first, plan))
     # VEC
+    if run.vectors is not None:
+        from swath.deploy.vectors import vectorise
+
+        vectorise(files["class"], run.vectors, files.get("confidence"), run.shaping)
+        files["vectors"] = run.vectors
     publish(item, encode(map_item(plan, files, out.parent, sources, holes)))
     return {**files, "item": item}
 

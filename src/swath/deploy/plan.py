@@ -73,6 +73,14 @@ class MapSettings:
 
 
 @dataclass(frozen=True)
+class Shaping:
+    """`min_area` in square metres, on the ellipsoid; `simplify` is a tolerance in the crs's unit, topology kept."""
+
+    min_area: float = 0.0
+    simplify: float = 0.0
+
+
+@dataclass(frozen=True)
 class Cell:
     """The unit of work: rows `row` and columns `col` of cells; `read` is the ground its tiles cover, unclipped."""
 
