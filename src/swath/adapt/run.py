@@ -48,7 +48,8 @@ class TuneRun:
     """One fit. `decoder` and `fusion` default to what the task wants; `bands` to all that the encoder takes.
 
     `weights` is the name of a weights record or a file, `adaptation` the liberties taken with the encoder's inputs.
-    Frozen encoders without augmentation cache their features (`cache`). `out` defaults to `runs/NAME`.
+    Frozen encoders without augmentation cache their features (`cache`), under `out` or in the
+    folder `features`, which many runs may share. `out` defaults to `runs/NAME`.
     """
 
     name: str
@@ -67,4 +68,5 @@ class TuneRun:
     trust: Trust = field(default_factory=Trust)
     splits: Literal["source", "random"] = "source"
     cache: bool = True
+    features: str = ""
     out: str = ""

@@ -126,7 +126,7 @@ def _fit(run: TuneRun, ready: Prepared, out: Path) -> FitReport | None:
 
 def _identity(run: TuneRun) -> dict[str, Any]:
     """The run without what does not decide its weights."""
-    return {k: v for k, v in plain(run).items() if k not in ("out", "loop", "trust", "name")}
+    return {k: v for k, v in plain(run).items() if k not in ("out", "loop", "trust", "name", "features")}
 
 
 def _cache(run: TuneRun, ready: Prepared, out: Path, index: Sequence[int]) -> Source:
@@ -136,7 +136,7 @@ def _cache(run: TuneRun, ready: Prepared, out: Path, index: Sequence[int]) -> So
     )  # fmt: skip
     if run.loop.device != "cpu" and torch.cuda.is_available():
         ready.task.cuda()
-    folder = out / "features" / key[:24]
+    folder = Path(run.features or out / "features") / key[:24]
     samples = fill(folder, ready.task, ready.source, index, bands=ready.bands)
     ready.task.store = FeatureStore(folder)
     return Labelled(ready.source, samples)

@@ -15,7 +15,11 @@ from swath.core.records import Protocol
 
 @dataclass(frozen=True)
 class SuiteData:
-    """One data set of a suite. `low, high` are the frozen anchors of the min-max scale, where published."""
+    """One data set of a suite. `low, high` are the frozen anchors of the min-max scale, where published.
+
+    `source` is the data section of a run where the suite knows it (the world), else `card` names the shipped card and
+    the user says where the files lie; `settings` are further keys of the run (task, augment, loop).
+    """
 
     id: str
     task: str
@@ -25,6 +29,8 @@ class SuiteData:
     high: float | None = None
     card: str = ""
     notes: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ class Suite:
     def protocol(self) -> Protocol:
         """The frozen rules; anchors and version are part of them."""
         cells = {d.id: [d.task, d.metric, d.direction, d.low, d.high] for d in self.data}
-        return Protocol(f"{self.name}@{self.version}", {"rules": dict(self.rules), "data": cells})
+        runs = {d.id: [dict(d.source), dict(d.settings)] for d in self.data if d.source or d.settings}
+        rules = {"rules": dict(self.rules), "data": cells} | ({"runs": runs} if runs else {})
+        return Protocol(f"{self.name}@{self.version}", rules)
 
     def dataset(self, name: str) -> SuiteData:
         for d in self.data:

@@ -1,0 +1,208 @@
+"""Run a plan: every cell is one `tune`, every outcome one record; what is in the records is not run again.
+
+A cell that fails with a named error becomes a record too, flagged and without a value: it is neither hidden nor zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, cast
+
+from swath.bench.plan import RANDOM, Cell, Plan, cells
+from swath.bench.store import add
+from swath.bench.suites import SUITES
+from swath.core.config import plain
+from swath.core.errors import SwathError, UserError
+from swath.core.records import Result, read
+
+Say = Callable[[int, int, Result], None]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where cells run: in this process, in `workers` processes, or as Ray tasks at `address`."""
+
+    workers: int = 1
+    ray: bool = False
+    address: str = ""
+    keep: bool = False
+
+
+def run(plan: Plan, engine: Engine | None = None, say: Say | None = None) -> Path:
+    """Run the cells that have no record yet; returns the record file."""
+    engine = engine or Engine()
+    out = Path(plan.out)
+    out.mkdir(parents=True, exist_ok=True)
+    records = out / "records.jsonl"
+    have = {str(r.extra.get("cell")) for r in read(records)} if records.exists() else set[str]()
+    work = list(cells(plan))
+    todo = [c for c in searched(plan, work) if c.key not in have]
+    done = len(work) - len(todo)
+    for result in _outcomes(todo, engine):
+        add(records, [result])
+        done += 1
+        if say is not None:
+            say(done, len(work), result)
+    return records
+
+
+def one(cell: Cell, keep: bool = False) -> Result:
+    """One cell: the same `tune` a user calls, its result under the suite's protocol."""
+    import torch
+
+    from swath.adapt.tune import tune
+
+    # Random weights are part of what a seed decides; a process that ran other cells before must draw the same ones.
+    torch.manual_seed(cell.seed)
+    try:
+        outcome = tune(cell.run)
+        line = Path(outcome.out / "results.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+        found = Result.from_line(line)
+    except SwathError as error:
+        return _failed(cell, error)
+    finally:
+        if not keep:
+            shutil.rmtree(cell.run.out, ignore_errors=True)
+    return _record(cell, found, outcome.scores)
+
+
+def _record(cell: Cell, found: Result, scores: dict[str, float]) -> Result:
+    suite = SUITES.get(cell.suite)
+    item = suite.dataset(cell.dataset)
+    metric = item.metric or found.metric
+    if metric not in scores:
+        raise UserError(f"the task gives no '{metric}'", where=f"suite {cell.suite}, {cell.dataset}",
+                        remedy=f"it gives {', '.join(sorted(scores))}")  # fmt: skip
+    value = scores[metric]
+    own = metric == found.metric
+    return dataclasses.replace(
+        found,
+        **_identity(cell),
+        metric=metric,
+        direction=item.direction,
+        value=value,
+        failed=not math.isfinite(value),
+        low=found.low if own else None,
+        high=found.high if own else None,
+        licences={**found.licences, "weights": cell.entrant.licence or _licence(cell, found)},
+        units=_units(cell),
+    )
+
+
+def _licence(cell: Cell, found: Result) -> str:
+    return found.licences.get("weights", "unknown") if cell.entrant.weights else RANDOM
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    suite = SUITES.get(cell.suite)
+    extra: dict[str, Any] = {"cell": cell.key, "task": cell.run.task.kind, "run": plain(cell.run)}
+    if cell.entrant.params:
+        extra["params"] = cell.entrant.params
+    return {
+        "protocol": suite.protocol.digest,
+        "suite": suite.name,
+        "dataset": cell.dataset,
+        "encoder": cell.entrant.label,
+        "tuning": cell.tuning.kind,
+        "seed": cell.seed,
+        "controls": dict(cell.entrant.controls),
+        "trials": cell.trials,
+        "extra": extra,
+    }
+
+
+def _units(cell: Cell) -> dict[str, str]:
+    """What the run read, in the unit it read it: the units that the sensors declare."""
+    from swath.core.sensors import SENSORS
+
+    names = cell.run.bands or {}
+    return {s: SENSORS.get(s).bands[0].unit for s in names if s in SENSORS} or {"all": "physical, as the bands declare"}
+
+
+def _failed(cell: Cell, error: SwathError) -> Result:
+    facts = _identity(cell)
+    facts["extra"] = {**facts["extra"], "error": str(error)}
+    item = SUITES.get(cell.suite).dataset(cell.dataset)
+    licence = cell.entrant.licence or (RANDOM if not cell.entrant.weights else "unknown")
+    return Result(
+        **facts, metric=item.metric, value=float("nan"), origin="rerun", failed=True, licences={"weights": licence}
+    )
+
+
+def searched(plan: Plan, work: list[Cell]) -> Iterator[Cell]:
+    """The cells, with the learning rate and batch size that the search chose where one is asked for."""
+    if plan.search.trials < 1:
+        yield from work
+        return
+    from swath.bench.search import best
+
+    chosen: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for cell in work:
+        place = (cell.dataset, cell.entrant.label, cell.tuning.kind)
+        if place not in chosen:
+            chosen[place] = best(cell, plan.search, Path(plan.out) / "search")
+        loop = dataclasses.replace(cell.run.loop, **chosen[place])
+        fitted = dataclasses.replace(cell.run, loop=loop)
+        yield dataclasses.replace(cell, run=fitted, trials=plan.search.trials)
+
+
+def _outcomes(todo: list[Cell], engine: Engine) -> Iterator[Result]:
+    if engine.ray:
+        yield from _on_ray(todo, engine)
+    elif engine.workers <= 1 or len(todo) < 2:
+        for cell in todo:
+            yield one(cell, engine.keep)
+    else:
+        yield from _in_processes(todo, engine)
+
+
+def _in_processes(todo: list[Cell], engine: Engine) -> Iterator[Result]:
+    """Cells in worker processes; the first of each (data set, encoder) goes alone, so that features are cached once."""
+    waiting = list(todo)
+    with ProcessPoolExecutor(engine.workers, mp_context=get_context("spawn"), initializer=_single_thread) as pool:
+        running: dict[Future[Result], tuple[str, str]] = {}
+        warm: set[tuple[str, str]] = set()
+        while waiting or running:
+            for cell in list(waiting):
+                place = (cell.dataset, cell.entrant.label)
+                if len(running) < engine.workers and (place in warm or place not in running.values()):
+                    running[pool.submit(one, cell, engine.keep)] = place
+                    waiting.remove(cell)
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                warm.add(running.pop(future))
+                try:
+                    yield future.result()
+                except BrokenProcessPool as why:
+                    raise SwathError(
+                        "a worker process was killed", where="bench run", remedy="run the same command: cells are kept"
+                    ) from why
+
+
+def _single_thread() -> None:
+    import torch
+
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+
+
+def _on_ray(todo: list[Cell], engine: Engine) -> Iterator[Result]:
+    """Thin adapter: one Ray task a cell; Ray starts a task again when its worker dies."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=engine.address or None, num_cpus=None if engine.address else engine.workers,
+                 include_dashboard=False, log_to_driver=False)  # fmt: skip
+    task: Any = cast(Any, ray.remote)(max_retries=3)(one)
+    pending = [task.remote(cell, engine.keep) for cell in todo]
+    while pending:
+        ready, pending = ray.wait(pending, num_returns=1)
+        yield ray.get(ready[0])
