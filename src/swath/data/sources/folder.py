@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,7 +52,7 @@ class FolderConfig:
 
     def _card(self, root: Path, files: list[str]) -> Card:
         if self.card:
-            return find_card(self.card)
+            return self._patterned(find_card(self.card))
         if (root / "card.toml").is_file() and not self.pattern and not self.sensor:
             return load_card(root / "card.toml")
         found = propose(root, Hints(self.sensor, self.bands, self.pattern), files)
@@ -63,6 +63,18 @@ class FolderConfig:
                 remedy=f"write it down once with `swath init {self.path}`, or name --sensor and --bands",
             )
         return found.card
+
+    def _patterned(self, card: Card) -> Card:
+        """The card with this folder's own pattern, where the files are named otherwise than published."""
+        if not self.pattern:
+            return card
+        if len(card.layers) != 1:
+            raise UserError(
+                f"the pattern could be of any of the card's {len(card.layers)} layers",
+                where=self.card,
+                remedy="write a card for this copy and give each layer its path",
+            )
+        return replace(card, layers=(replace(card.layers[0], path=self.pattern),))
 
 
 class FolderSource:
