@@ -245,7 +245,7 @@ def _bundle(
         tiling=Tiling(tile, multiple, min(tile // 8, 4 * multiple) // multiple * multiple),
         calibration=trusted,
         metrics={k: (v if v == v else None) for k, v in scores.items()},
-        cost={k: float(v) for k, v in delta.weigh(trunk_of(ready.task)).items()},
+        cost=_cost(ready),
         provenance={
             "swath": swath.__version__, "run": digest(run), "data": ready.source.fingerprint,
             "data_name": ready.source.name, "data_licence": ready.source.licence, "seed": run.loop.seed,
@@ -254,6 +254,13 @@ def _bundle(
         licence=spec.licence,
     )  # fmt: skip
     return Bundle(card, ready.recipe, ready.task.cpu(), extra)
+
+
+def _cost(ready: Prepared) -> dict[str, float]:
+    """What the tuning of the trunk costs, and the parameters of all that is new."""
+    trunk = delta.weigh(trunk_of(ready.task))
+    whole = delta.weigh(ready.task)
+    return {k: float(v) for k, v in trunk.items()} | {"head": float(whole["trainable"] - trunk["trainable"])}
 
 
 def _record(

@@ -8,8 +8,8 @@ import typer
 
 
 def command(
-    family: Annotated[str, typer.Argument(help="A family, such as sensors.")],
-    name: Annotated[str, typer.Argument(help="A member of it.")],
+    family: Annotated[str, typer.Argument(help="A family, such as sensors; or bundle.")],
+    name: Annotated[str, typer.Argument(help="A member of it; or the bundle's path.")],
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Show one member of a family."""
@@ -19,6 +19,11 @@ def command(
     from swath.cli import families
     from swath.cli.output import answer
 
+    if family == "bundle":
+        from swath.adapt.bundle import open_card
+
+        answer(open_card(name), as_json)
+        return
     member = families.family(family).get(name)
     if dataclasses.is_dataclass(member) and not isinstance(member, type):
         facts = dataclasses.asdict(member)

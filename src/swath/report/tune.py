@@ -1,0 +1,199 @@
+"""The page of a tuned model, made from `record.json` and its pictures alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from swath.core.errors import UserError
+from swath.report.figures import Axes, Row, curves, heat, intervals
+from swath.report.page import Page, code, esc, facts, figure, gallery, image, table, text
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """The record of a run's folder."""
+    path = Path(folder) / "record.json"
+    if not path.is_file():
+        raise UserError("there is no record.json", where=str(folder), remedy="give the folder that swath tune wrote")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record.get("kind") != "tune" or record.get("schema") != 1:
+        raise UserError("this is no record of a tuned model of schema 1", where=str(path))
+    return record
+
+
+def write(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write `report.html` beside the record."""
+    place = Path(folder)
+    record = read_record(place)
+    card = record["card"]
+    page = Page(
+        record["name"],
+        f"{card['task']} · {card['encoder']} · {card['tuning']} · test of {record['splits']['test']} samples",
+    )
+    page.add(_head(record))
+    if record["notes"]:
+        page.add("".join(text(n, "note") for n in record["notes"]))
+    page.section("Scores", *_scores(record))
+    if record.get("confusion"):
+        page.section("Confusion", *_confusion(record))
+    if record.get("chips"):
+        page.section("Best and worst chips", *_chips(record, place / "chips"))
+    page.section("Curves", *_curves(record))
+    page.section("Trust", *_trust(record))
+    page.section("What it takes and gives", *_interface(card))
+    page.section("Provenance", *_provenance(record))
+    return page.write(out or place / "report.html")
+
+
+def _head(record: Mapping[str, Any]) -> str:
+    primary, card = record["primary"], record["card"]
+    spans = record["intervals"].get(primary)
+    value, base = record["scores"].get(primary), record["baseline"].get(primary)
+    shown = {
+        primary: _number(value),
+        "95 % interval": f"{spans[0]:.3g} to {spans[1]:.3g}" if spans else "not known",
+        "majority or mean baseline": _number(base),
+        "trainable parameters": f"{card['cost'].get('trainable', 0) + card['cost'].get('head', 0):,.0f}",
+        "energy": f"{1000 * record['fit'].get('energy', {}).get('kwh', 0):.3g} Wh",
+        "CO2e": f"{1000 * record['fit'].get('energy', {}).get('kgco2e', 0):.3g} g",
+        "seconds": f"{record['seconds']:.0f}",
+    }
+    return facts(shown)
+
+
+def _number(value: Any) -> str:
+    return "not known" if value is None else f"{value:.4g}"
+
+
+def _scores(record: Mapping[str, Any]) -> list[str]:
+    scores, spans = record["scores"], record["intervals"]
+    per_class = [k for k in scores if "/" in k]
+    summary = [k for k in scores if "/" not in k]
+    rows = [
+        {"score": k, "value": scores[k], "low": spans.get(k, (None, None))[0], "high": spans.get(k, (None, None))[1],
+         "baseline": record["baseline"].get(k)}
+        for k in summary
+    ]  # fmt: skip
+    parts = [table(rows)]
+    kind = record["primary"].split("_")[0]
+    shown = [k for k in per_class if k.startswith(f"{kind}/")] or [k for k in per_class if k.startswith("f1/")]
+    lines = [Row(k.partition("/")[2], scores[k], *spans[k]) for k in shown if k in spans and scores[k] is not None]
+    if lines:
+        parts.append(
+            figure(intervals(lines, f"{kind} per class"), f"{kind} per class; 95 % intervals, by resampling samples")
+        )
+    if per_class:
+        names = list(dict.fromkeys(k.partition("/")[2] for k in per_class))
+        kinds = list(dict.fromkeys(k.partition("/")[0] for k in per_class))
+        parts.append(table([{"class": n, **{k: scores.get(f"{k}/{n}") for k in kinds}} for n in names]))
+    return parts
+
+
+def _confusion(record: Mapping[str, Any]) -> list[str]:
+    matrix, names = record["confusion"], record["card"]["label"]["classes"]
+    total = [max(1, sum(row)) for row in matrix]
+    values = {
+        (f"is {a}", f"said {b}"): matrix[i][j] / total[i] for i, a in enumerate(names) for j, b in enumerate(names)
+    }
+    picture = heat([f"is {n}" for n in names], [f"said {n}" for n in names], values, "confusion")
+    return [figure(picture, "Share of each true class (rows) by what was said (columns)")]
+
+
+def _chips(record: Mapping[str, Any], folder: Path) -> list[str]:
+    parts: list[str] = []
+    for rank in ("best", "worst"):
+        figures: list[str] = []
+        for chip in (c for c in record["chips"] if c["rank"] == rank):
+            for role, word in (("image", "seen"), ("truth", "true"), ("told", "said")):
+                if role in chip and (folder / chip[role]).is_file():
+                    note = f"{chip['name']}: {word}" + (f", {chip['score']:.3g}" if role == "image" else "")
+                    note += f", {chip['caption']}" if role == "image" and "caption" in chip else ""
+                    figures.append(figure(image((folder / chip[role]).read_bytes(), note), note))
+        if figures:
+            parts += [f"<h3>{esc(rank.capitalize())}</h3>", gallery(figures, 150)]
+    return parts
+
+
+def _curves(record: Mapping[str, Any]) -> list[str]:
+    rows, primary = record["curves"], record["primary"]
+    loss = [(r["step"], r["loss"]) for r in rows if r.get("loss") is not None]
+    watched = [(r["step"], r[primary]) for r in rows if r.get(primary) is not None]
+    parts: list[str] = []
+    if loss:
+        parts.append(figure(curves({"training loss": loss}, Axes("step", "loss"), "training loss"), "Training loss"))
+    if watched:
+        name = f"validation {primary}"
+        parts.append(figure(curves({name: watched}, Axes("step", primary), name), f"{name}; the best step is kept"))
+    return parts or [text("Nothing was trained: the head remembers the training samples.", "soft")]
+
+
+def _trust(record: Mapping[str, Any]) -> list[str]:
+    c, curve = record["card"]["calibration"], record.get("reliability") or {}
+    rows = {
+        "temperature": _number(c["temperature"]),
+        "ECE before": _number(c["ece_before"]),
+        "ECE after (test)": _number(c["ece"]),
+    }
+    if c["conformal"] is not None:
+        promised = f"{1 - c['alpha']:.0%}"
+        rows |= {
+            f"coverage reached ({promised} asked)": _number(c["coverage"]),
+            "mean set size or width": _number(c["set_size"]),
+        }
+    parts = [facts(rows)]
+    if curve:
+        series = {
+            f"{k} temperature": [
+                (x, y)
+                for x, y, n in zip(curve[k]["confidence"], curve[k]["accuracy"], curve[k]["count"], strict=True)
+                if n
+            ]
+            for k in ("before", "after")
+        }
+        series["perfect"] = [(0.0, 0.0), (1.0, 1.0)]
+        words = "Reliability on validation: how often what is said with that confidence is right"
+        parts.append(figure(curves(series, Axes("confidence", "accuracy"), "reliability"), words))
+    if record["constraints"]:
+        parts.append(
+            table([{"constraint": k, "share of values that break it": v} for k, v in record["constraints"].items()])
+        )
+    parts.append(text(
+        "Conformal coverage is promised for data exchangeable with the validation split; pixels of one chip are not "
+        "independent, so the coverage above is what was measured on the test split.", "note"))  # fmt: skip
+    return parts
+
+
+def _interface(card: Mapping[str, Any]) -> list[str]:
+    bands = [
+        {"sensor": i["sensor"], "band": b["name"], "unit": b["unit"], "nm": b["nm"], "gsd": b["gsd"],
+         "mean": b["mean"], "std": b["std"]}
+        for i in card["inputs"] for b in i["bands"]
+    ]  # fmt: skip
+    label, tiling = card["label"], card["tiling"]
+    gives = ", ".join(label["classes"]) or label["unit"] or "values"
+    return [
+        table(bands),
+        text(f"Gives {label['kind']} '{label['name']}': {gives}."),
+        text(f"Tiles of {tiling['tile']} pixels (a multiple of {tiling['multiple']}), halo {tiling['halo']}.", "note"),
+    ]
+
+
+def _provenance(record: Mapping[str, Any]) -> list[str]:
+    card, fit = record["card"], record["fit"]
+    rows = {
+        "base weights": card["base"]["weights"] or "random start", "base sha256": card["base"]["sha256"],
+        "licence of the base": card["base"]["licence"], "bundle digest": card["digest"],
+        **{k: v for k, v in card["provenance"].items() if v not in ("", None)},
+        "hardware": record["hardware"], "steps": fit.get("steps"), "stopped": fit.get("stopped"),
+        "best step": fit.get("best_step"), "energy by": ", ".join(fit.get("energy", {}).get("methods", [])),
+    }  # fmt: skip
+    proof = record.get("proof")
+    if proof:
+        rows["weights loaded"] = f"{proof['fraction']:.1%}, {proof['matched']} tensors"
+    known = [{"what": k, "value": str(v)} for k, v in rows.items() if v not in (None, "")]
+    again = " ".join(record["command"]) or f"swath tune run.yaml  # run digest {card['provenance'].get('run', '')[:12]}"
+    whole = code(json.dumps(record["run"], indent=1))
+    parts = [table(known), text("The command that makes this again:"), code(again)]
+    return [*parts, f"<details><summary>The resolved run</summary>{whole}</details>"]
