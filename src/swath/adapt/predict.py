@@ -67,7 +67,8 @@ def write_raster(path: Path, array: Any, grid: Grid | None, classes: tuple[str, 
     if planes.dtype == np.bool_ or (planes.dtype == np.int64 and planes.max(initial=0) < 255):
         planes = planes.astype(np.uint8)
     place: dict[str, Any] = {"crs": grid.crs, "transform": Affine(*grid.affine)} if grid is not None else {}
-    profile: dict[str, Any] = {"driver": "GTiff", "dtype": str(planes.dtype), "count": len(planes), "compress": "deflate",
+    profile: dict[str, Any]
+    profile = {"driver": "GTiff", "dtype": str(planes.dtype), "count": len(planes), "compress": "deflate",
                "height": planes.shape[1], "width": planes.shape[2], **place}  # fmt: skip
     part = path.with_name(f".{path.stem}.part.tif")
     with warnings.catch_warnings():

@@ -331,7 +331,9 @@ class PlainViT(EncoderModule):
         p = self.embed.size(view)
         rows, cols = (-(-n // p) for n in view.x.shape[3:])
         side = pixel_metres(view, where) * p
-        side = side[:1] if bool((side == side[0]).all()) else side
+        # an exported graph cannot ask for values: it keeps one table a sample
+        same = not torch.compiler.is_exporting() and bool((side == side[0]).all())
+        side = side[:1] if same else side
         q = self.width // 4
         parts: list[Tensor] = []
         for unit in (side / _REFERENCE_M, torch.ones(1, dtype=torch.float64)):
@@ -384,7 +386,7 @@ class PlainViT(EncoderModule):
         n = self.registers.shape[1]
         x = torch.cat([self.registers.expand(len(x), -1, -1).to(x.dtype), x], 1)
         mask = None
-        if not bool(valid.all()):
+        if torch.compiler.is_exporting() or not bool(valid.all()):
             mask = F.pad(valid, (n, 0), value=True)[:, None, None]
         found: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks, 1):
@@ -396,13 +398,12 @@ class PlainViT(EncoderModule):
     def encode(self, tokens: Tokens, keep: Tensor | None = None) -> Tensor:
         return self._run(tokens, keep, self.depths[-1:])[0]
 
-    def _map(self, x: Tensor, tokens: Tokens) -> Tensor:
+    def _map(self, x: Tensor, tokens: Tokens, counts: Sequence[int]) -> Tensor:
         """Mean over the valid timesteps of each sensor, then over sensors, on the finest token grid."""
         target = max(tokens.grids, key=lambda g: g[0] * g[1])
         total = weight = None
         start = 0
-        for s, (h, w) in enumerate(tokens.grids):
-            count = int((tokens.place[:, 0] == s).sum())
+        for count, (h, w) in zip(counts, tokens.grids, strict=True):
             part = x[:, start : start + count].unflatten(1, (-1, h, w))
             seen = tokens.valid[:, start : start + count].unflatten(1, (-1, h, w))
             start += count
@@ -424,7 +425,8 @@ class PlainViT(EncoderModule):
         seen = tokens.valid.unsqueeze(-1).to(outs[-1].dtype)
         pooled = (outs[-1] * seen).sum(1) / seen.sum(1).clamp_min(1.0)
         finest = max(views.values(), key=lambda v: v.x.shape[3] * v.x.shape[4])
-        maps = tuple(self._map(x, tokens) for x in outs)
+        counts = [v.x.shape[1] * h * w for v, (h, w) in zip(views.values(), tokens.grids, strict=True)]
+        maps = tuple(self._map(x, tokens, counts) for x in outs)
         return Features(maps, pooled, (float(self.embed.size(finest)),) * len(maps), outs[-1])
 
     def forward(self, batch: Batch, levels: Sequence[int] | None = None) -> Features:
