@@ -27,7 +27,8 @@ class Layout:
     """How an official file differs from the module: `inside` nested entries, prefixes to `strip`, keys to `drop`.
 
     `keep` takes only keys with one of these prefixes (before stripping); `rename` maps parts of keys; `recomputed`
-    tables are made from sizes and not read; `absent` parameters are known not to be in the file. Globs everywhere.
+    tables are made from sizes and not read; `absent` parameters are known not to be in the file; `reshape` are rules
+    for tensors that the file stores in another form. Globs everywhere.
     """
 
     inside: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class Layout:
     rename: tuple[tuple[str, str], ...] = ()
     recomputed: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    reshape: tuple[tuple[str, Rule], ...] = ()
 
 
 @dataclass
@@ -152,7 +154,7 @@ def load_state(
         total += target.numel()
         value = given.pop(key, None)
         if value is not None and value.shape != target.shape:
-            value = _reshape(key, target, value, reshape or {}, proof)
+            value = _reshape(key, target, value, {**(reshape or {}), **dict(plan.reshape)}, proof)
         if value is None:
             allowed = any(fnmatch(key, g) for g in (*exceptions, *plan.absent))
             (proof.excepted if allowed else proof.missing).append(key)
