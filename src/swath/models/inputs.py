@@ -6,7 +6,7 @@ the training data). Every liberty (another sensor, nearest band, SAR as optical)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -163,6 +163,21 @@ def normalise(x: Tensor, want: Input) -> Tensor:
     if want.std:
         y = y / torch.tensor(want.std, dtype=y.dtype, device=y.device).view(-1, 1, 1)
     return y.clamp(*want.clip) if want.clip else y
+
+
+def standard_input(sensor: str, bands: Sequence[str] = ()) -> Input:
+    """These bands (or all) of a known sensor in their own units, standardised by the sensor's statistics."""
+    known = SENSORS.get(sensor)
+    chosen = known.select(bands) if bands else known
+    unknown = [b.name for b in chosen.bands if b.mean is None or b.std is None]
+    if unknown:
+        raise UserError(
+            f"the statistics of {', '.join(unknown)} are not known",
+            where=f"sensor {sensor}",
+            remedy="choose other bands, or add mean and std to the sensor's file",
+        )
+    mean, std = tuple(float(b.mean or 0) for b in chosen.bands), tuple(float(b.std or 1) for b in chosen.bands)
+    return Input(sensor, chosen.names, "own", mean, std)
 
 
 def free_view(layer: Layer, spec: EncoderSpec, dtype: torch.dtype) -> View:

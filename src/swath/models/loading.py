@@ -28,7 +28,7 @@ class Layout:
 
     `keep` takes only keys with one of these prefixes (before stripping); `rename` maps parts of keys; `recomputed`
     tables are made from sizes and not read; `absent` parameters are known not to be in the file; `reshape` are rules
-    for tensors that the file stores in another form. Globs everywhere.
+    for tensors that the file stores in another form; `under` is the module's own prefix. Globs everywhere.
     """
 
     inside: tuple[str, ...] = ()
@@ -39,6 +39,7 @@ class Layout:
     recomputed: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     reshape: tuple[tuple[str, Rule], ...] = ()
+    under: str = ""
 
 
 @dataclass
@@ -122,7 +123,7 @@ def normalise_keys(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, 
         if hit is not None:
             dropped[key] = f"matches {hit}"
             continue
-        out[name] = value
+        out[layout.under + name] = value
     return out, dropped
 
 
