@@ -64,6 +64,8 @@ def probe(paths: Sequence[Path], most: int = 8) -> Probe:
 
 def judge(values: NDArray[np.float64], dtype: str, sensor: Sensor) -> Units:
     """The unit of stored values (C, n) of this sensor's bands."""
+    if sensor.nodata is not None and values.size:
+        values = values[:, (values != sensor.nodata).all(axis=0)]
     if values.size == 0:
         return Units("", None, None, "no observed pixel in the files looked at", False)
     unit = sensor.bands[0].unit

@@ -24,7 +24,7 @@ from swath.core.grid import Grid, Window
 from swath.core.sensor import Sensor
 from swath.data.card import Card, LayerCard, find_card, load_card
 from swath.data.decode import Pixels, Storage, layer_of
-from swath.data.index import scan
+from swath.data.index import Asset, scan
 from swath.data.names import Pattern, day_of
 from swath.data.place import where
 from swath.data.propose import Hints, propose
@@ -271,6 +271,16 @@ def open_scene(
     if not stacks:
         raise UserError("no file fits the card's layers", where=str(root))
     return RasterScene(known, stacks, name)
+
+
+def scene_of(root: Path, card: Card, assets: Sequence[Asset], name: str, warp: bool = False) -> RasterScene:
+    """The scene of one key of a folder: its files by layer and date."""
+    stacks: list[Stack] = []
+    for layer in card.layers:
+        mine = [a for a in assets if a.layer == layer.id]
+        if mine:
+            stacks.append(_stack(layer, _pieces([str(root / a.path) for a in mine], [a.date for a in mine]), warp))
+    return RasterScene(card, stacks, name)
 
 
 def _files(paths: list[str]) -> tuple[Path, list[str]]:
