@@ -48,7 +48,7 @@ def pieces(plan: Plan, store: CellStore) -> Iterator[tuple[Zone, Zone, dict[str,
             if not zr.shared and not zc.shared:
                 yield zr, zc, store.read(grid[zr.cells[0], zc.cells[0]], names)
                 continue
-            total = torch.zeros((plan.spec.channels, zr.stop - zr.start, zc.stop - zc.start))
+            total = torch.zeros((plan.spec.planes, zr.stop - zr.start, zc.stop - zc.start))
             veto = np.zeros(total.shape[1:], dtype=np.bool_)
             for r in zr.cells:
                 for c in zc.cells:
@@ -180,7 +180,7 @@ def _window(r0: int, r1: int, c0: int, c1: int) -> RasterWindow:
 
 
 def _to_cog(name: str, plan: Plan, raw: Path, final: Path) -> None:
-    averaged = name in ("proba", "entropy", "confidence", "value")
+    averaged = name not in ("class", "sets")
     options = {
         "COMPRESS": "ZSTD",
         "LEVEL": "1",

@@ -2,7 +2,8 @@
 
 Tiles of one size are spread evenly over an axis, anchored at the scene's first pixel, so that their places depend on
 the scene alone. Tile i has the raw weight r_i(x) = rise(x) * fall(x), sin^2 ramps over what it shares with its
-neighbours after `halo` pixels are thrown away, and w_i(x) = r_i(x) / sum_j r_j(x): the weights of a pixel sum to one.
+neighbours after `halo` pixels are thrown away (a quarter of the overlap where it is too small for that), and
+w_i(x) = r_i(x) / sum_j r_j(x): the weights of a pixel sum to one.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def ramps(places: tuple[int, ...], tile: int, halo: int = 0) -> tuple[NDArray[np
 
 
 def _rise(tile: int, shared: int, halo: int) -> NDArray[np.float64]:
-    cut = min(halo, max(0, (shared - 1) // 2))
+    cut = halo if shared >= 2 * halo + 2 else shared // 4
     width = shared - 2 * cut
     k = np.arange(tile) - cut + 0.5
     return np.where(k < 0, 0.0, np.where(k >= width, 1.0, np.sin(0.5 * np.pi * k / max(width, 1)) ** 2))

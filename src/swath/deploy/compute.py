@@ -164,7 +164,7 @@ def run_cell(plan: Plan, cell: Cell, ground: Ground, predictor: Predictor) -> Ou
     """Predict the tiles of a cell and blend them."""
     rows, cols = plan.rows, plan.cols
     (top, bottom), (left, right) = rows.reach(cell.row), cols.reach(cell.col)
-    total = torch.zeros((plan.spec.channels, bottom - top, right - left), dtype=torch.float32)
+    total = torch.zeros((plan.spec.planes, bottom - top, right - left), dtype=torch.float32)
     veto = np.zeros((bottom - top, right - left), dtype=np.bool_)
     todo = [(rc, t) for rc, t in zip(plan.tiles(cell), ground.tiles, strict=True) if t is not None]
     for start in range(0, len(todo), plan.settings.batch):
@@ -239,6 +239,11 @@ def finalise(plan: Plan, total: Tensor, veto: NDArray[np.bool_]) -> dict[str, Ar
 
 
 def _plane(plan: Plan, name: str, total: Tensor) -> Array:
+    k = plan.spec.channels
+    if name in plan.spec.extras:
+        at = k + plan.spec.extras.index(name)
+        return total[at : at + 1].numpy().copy()
+    total = total[:k]
     match name:
         case "value":
             return total.numpy().copy()
@@ -254,7 +259,7 @@ def _plane(plan: Plan, name: str, total: Tensor) -> Array:
             return _scaled(nats / math.log(max(2, plan.spec.channels)))
         case _:
             q = plan.spec.conformal or 0.0
-            return (total >= 1.0 - q).sum(0, keepdim=True).numpy()
+            return (total >= 1.0 - q).sum(0, keepdim=True).clamp_min(1).numpy()
 
 
 def _scaled(p: Tensor) -> Array:

@@ -20,6 +20,9 @@ from swath.deploy.predictor import PredictorSpec
 FORMAT = 1
 """Raised whenever the same inputs would give other pixels."""
 
+CHEAP = 0.087
+"""An overlap up to this share of a tile costs at most a fifth more pixels: (1 - 0.087)^-2 = 1.2."""
+
 Precision = Literal["fp32", "bf16"]
 
 
@@ -27,8 +30,8 @@ Precision = Literal["fp32", "bf16"]
 class MapSettings:
     """What decides the pixels of a map, beside model and scene. 0 and None mean: as the model advises.
 
-    `overlap` is what neighbouring tiles share at least; `batch`, `threads`, `device` and `precision` are here because
-    they move the last bits of a float.
+    `overlap` is what neighbouring tiles share at least (by default what costs no more than a fifth); `batch`,
+    `threads`, `device` and `precision` are here because they move the last bits of a float.
     """
 
     tile: int = 0
@@ -52,7 +55,9 @@ class MapSettings:
                 where="--tile",
                 remedy=f"choose a multiple of {spec.multiple}",
             )
-        overlap = max(tile // 14, 2 * spec.halo) if self.overlap is None else self.overlap
+        whole = 2 * spec.halo + 2
+        small = max(tile // 14, whole if whole <= CHEAP * tile else 0)
+        overlap = min(small, tile - 1) if self.overlap is None else self.overlap
         if not 0 <= overlap < tile:
             raise UserError(
                 f"tiles of {tile} pixels cannot overlap by {overlap}", where="--overlap", remedy=f"0 to {tile - 1}"
@@ -155,6 +160,7 @@ class Plan:
                 "conformal": self.spec.conformal,
                 "inputs": [asdict(i) for i in self.spec.inputs],
                 "halo": self.spec.halo,
+                "extras": list(self.spec.extras),
                 "scene": self.fingerprint,
                 "grid": asdict(self.grid),
                 "align": self.align,
@@ -198,8 +204,9 @@ class Plan:
     def layers(self) -> dict[str, tuple[str, int]]:
         """Name of each output -> (dtype, bands)."""
         k, s = self.spec.channels, self.settings
+        extras = {name: ("float32", 1) for name in self.spec.extras}
         if self.spec.label.kind != "mask":
-            return {"value": ("float32", k)}
+            return {"value": ("float32", k), **extras}
         wanted = {
             "class": ("uint8" if k <= 255 else "uint16", 1),
             "proba": ("uint16", k) if s.proba else None,
@@ -207,7 +214,7 @@ class Plan:
             "confidence": ("uint16", 1) if s.confidence else None,
             "sets": ("uint8" if k <= 254 else "uint16", 1) if s.sets else None,
         }
-        return {name: v for name, v in wanted.items() if v is not None}
+        return {**{name: v for name, v in wanted.items() if v is not None}, **extras}
 
     @property
     def bytes_per_pixel(self) -> int:
@@ -220,7 +227,7 @@ class Plan:
         edge = max(max(c.read.shape) for c in self.cells)
         bands = sum(len(i.bands) for i in self.spec.inputs)
         reading = 2 * edge**2 * bands * steps * 5
-        computing = edge**2 * (self.spec.channels * 8 + self.bytes_per_pixel + 8)
+        computing = edge**2 * (self.spec.planes * 8 + self.bytes_per_pixel + 8)
         batch = self.settings.batch * self.settings.tile**2 * (bands * steps * 8 + self.spec.channels * 8)
         return int(reading + computing + batch)
 

@@ -21,7 +21,7 @@ class PredictorSpec:
 
     `digest` is the sha256 of everything that decides its output (weights and settings). A tile's sides are a
     multiple of `multiple`; `halo` pixels along a tile's inner edges are computed and thrown away. `conformal` is the
-    threshold q of a calibrated prediction set {k : p_k >= 1 - q}.
+    threshold q of a calibrated prediction set {k : p_k >= 1 - q}. `extras` names further arrays (B, H, W) to map.
     """
 
     name: str
@@ -33,6 +33,7 @@ class PredictorSpec:
     multiple: int = 1
     halo: int = 0
     conformal: float | None = None
+    extras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.label.kind not in MAIN:
@@ -55,6 +56,11 @@ class PredictorSpec:
     def channels(self) -> int:
         """Planes of the main array: classes, or one value."""
         return len(self.label.classes) if self.label.kind == "mask" else 1
+
+    @property
+    def planes(self) -> int:
+        """All planes that are blended: the main array and the extras."""
+        return self.channels + len(self.extras)
 
     @property
     def main(self) -> str:
@@ -83,13 +89,17 @@ class OpenScene(Protocol):
 
 
 def planes(predictor: Predictor, batch: Batch, size: int) -> Tensor:
-    """The main array as float32 (B, K, size, size), checked."""
+    """The main array and the extras as float32 (B, planes, size, size), checked."""
     spec = predictor.spec
     given = predictor.predict(batch)
-    if spec.main not in given:
-        raise UserError(f"predict gave {sorted(given)} and no '{spec.main}'", where=spec.name)
-    out = given[spec.main].to(torch.float32)
-    want = (len(batch), spec.channels, size, size)
-    if tuple(out.shape) != want:
-        raise UserError(f"'{spec.main}' has the shape {tuple(out.shape)}, not {want}", where=spec.name)
-    return out
+    parts: list[Tensor] = []
+    for name, count in ((spec.main, spec.channels), *((e, 1) for e in spec.extras)):
+        if name not in given:
+            raise UserError(f"predict gave {sorted(given)} and no '{name}'", where=spec.name)
+        out = given[name].to(torch.float32)
+        out = out[:, None] if out.ndim == 3 and count == 1 else out
+        want = (len(batch), count, size, size)
+        if tuple(out.shape) != want:
+            raise UserError(f"'{name}' has the shape {tuple(out.shape)}, not {want}", where=spec.name)
+        parts.append(out)
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

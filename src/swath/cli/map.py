@@ -1,0 +1,65 @@
+"""`swath map`: a tuned model over any scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    bundle: Annotated[str, typer.Argument(help="A bundle folder or .swath file.")],
+    scene: Annotated[list[str], typer.Argument(help="A raster, several, a folder or a VRT.")],
+    out: Annotated[Path, typer.Option("--out", help="The map, a GeoTIFF.")],
+    proba: Annotated[bool, typer.Option("--proba", help="Also the probability of every class.")] = False,
+    entropy: Annotated[bool, typer.Option("--entropy", help="Also the entropy, 0 to 1.")] = False,
+    sets: Annotated[bool, typer.Option("--sets", help="Also the size of the conformal set.")] = False,
+    strangeness: Annotated[bool, typer.Option("--strangeness", help="Also the distance from training.")] = False,
+    vectors: Annotated[Path | None, typer.Option("--vectors", help="Polygons: .parquet, .gpkg, .fgb.")] = None,
+    min_area: Annotated[float, typer.Option("--min-area", help="Smallest polygon, square metres.")] = 0.0,
+    simplify: Annotated[float, typer.Option("--simplify", help="Tolerance of outlines, crs units.")] = 0.0,
+    tile: Annotated[int, typer.Option(help="Side of a tile; 0: as the model advises.")] = 0,
+    overlap: Annotated[int | None, typer.Option(help="Pixels that tiles share at least.")] = None,
+    batch: Annotated[int, typer.Option(help="Tiles per forward.")] = 8,
+    cell: Annotated[int, typer.Option(help="Side of a unit of work, pixels.")] = 1024,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
+    shard: Annotated[str, typer.Option(help="Do part i/n only; the last part assembles.")] = "",
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    address: Annotated[str, typer.Option(help="Address of a Ray cluster.")] = "",
+    allow_holes: Annotated[bool, typer.Option("--allow-holes", help="Nodata where reading fails.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say tiles, memory, time and disk.")] = False,
+    sensor: Annotated[str, typer.Option(help="What the rasters are, if they do not say.")] = "",
+    bands: Annotated[str, typer.Option(help="Their bands in file order, comma-separated.")] = "",
+    base: Annotated[str, typer.Option(help="The base weights, if the bundle is a delta of unknown base.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
+) -> None:
+    """Map a scene. After any interruption the same command goes on and gives the same bits."""
+
+    from swath.cli.output import answer, note
+    from swath.core import config
+    from swath.data.scene import SceneHints
+    from swath.deploy.bundles import OpenBundle, OpenRasters
+    from swath.deploy.map import MapRun, Progress, estimate, map_scene
+    from swath.deploy.plan import MapSettings, Plan, Shaping
+
+    hints = SceneHints(sensor, tuple(b for b in bands.split(",") if b))
+    rasters, model = OpenRasters(tuple(scene), hints), OpenBundle(bundle, device, strangeness, base)
+    values = {"tile": tile, "overlap": overlap, "batch": batch, "cell": cell, "precision": precision}
+    layers = {"proba": proba, "entropy": entropy, "sets": sets}
+    settings = config.parse({**values, **layers, "device": device, "threads": threads}, MapSettings, where="map")
+    if dry_run:
+        ground, predictor = rasters(), model()
+        answer(estimate(Plan.of(ground, predictor.spec, settings), ground, predictor, workers), as_json)
+        return
+    how = config.parse({"workers": workers, "shard": shard, "engine": engine, "address": address}, MapRun, where="map")
+    how = replace(how, allow_holes=allow_holes, vectors=vectors, shaping=Shaping(min_area, simplify))
+
+    def tell(p: Progress) -> None:
+        note(f"{p.done}/{p.total} cells, {p.km2_per_s:.3g} km2/s, {p.left_s:.0f} s left")
+
+    done = map_scene(rasters, model, out, settings=settings, run=how, sources=scene, tell=tell)
+    answer(done.facts(), as_json)
