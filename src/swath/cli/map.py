@@ -34,10 +34,14 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say tiles, memory, time and disk.")] = False,
     sensor: Annotated[str, typer.Option(help="What the rasters are, if they do not say.")] = "",
     bands: Annotated[str, typer.Option(help="Their bands in file order, comma-separated.")] = "",
+    card: Annotated[str, typer.Option(help="A card that says what the rasters are.")] = "",
+    warp: Annotated[bool, typer.Option("--warp", help="Reproject rasters of another crs or lattice.")] = False,
     base: Annotated[str, typer.Option(help="The base weights, if the bundle is a delta of unknown base.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Map a scene. After any interruption the same command goes on and gives the same bits."""
+
+    from dataclasses import replace
 
     from swath.cli.output import answer, note
     from swath.core import config
@@ -46,8 +50,8 @@ def command(
     from swath.deploy.map import MapRun, Progress, estimate, map_scene
     from swath.deploy.plan import MapSettings, Plan, Shaping
 
-    hints = SceneHints(sensor, tuple(b for b in bands.split(",") if b))
-    rasters, model = OpenRasters(tuple(scene), hints), OpenBundle(bundle, device, strangeness, base)
+    hints = SceneHints(sensor, tuple(b for b in bands.split(",") if b), warp=warp)
+    rasters, model = OpenRasters(tuple(scene), hints, card), OpenBundle(bundle, device, strangeness, base)
     values = {"tile": tile, "overlap": overlap, "batch": batch, "cell": cell, "precision": precision}
     layers = {"proba": proba, "entropy": entropy, "sets": sets}
     settings = config.parse({**values, **layers, "device": device, "threads": threads}, MapSettings, where="map")
