@@ -134,9 +134,10 @@ def figure(picture: str, caption: str = "") -> str:
     return f"<figure>{picture}<figcaption>{esc(caption)}</figcaption></figure>"
 
 
-def image(png: bytes, alt: str) -> str:
-    """A PNG inside the page."""
-    return f'<img alt="{esc(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def image(data: bytes, alt: str) -> str:
+    """A picture (PNG, JPEG or WebP bytes) inside the page."""
+    kind = "webp" if data[8:12] == b"WEBP" else "jpeg" if data[:2] == b"\xff\xd8" else "png"
+    return f'<img alt="{esc(alt)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
 
 def gallery(figures: Sequence[str], cell: int = 200) -> str:
