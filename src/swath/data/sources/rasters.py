@@ -107,7 +107,7 @@ class RastersSource:
         size, stride = self.config.size, self.config.stride or self.config.size
         out: list[Cut] = []
         for number, scene in enumerate(self.scenes):
-            rows, cols = (_starts(n, size, stride) for n in scene.grid.shape)
+            rows, cols = (starts(n, size, stride) for n in scene.grid.shape)
             for row in rows:
                 for col in cols:
                     out.append(Cut(number, Window(row, col, size, size), f"{scene.name}/{row}/{col}"))
@@ -200,7 +200,7 @@ def _raster_label(path: Path, card: LabelCard, place: Grid) -> Label:
     return replace(label, valid=label.valid & seen[:, None])
 
 
-def _starts(n: int, size: int, stride: int) -> list[int]:
+def starts(n: int, size: int, stride: int) -> list[int]:
     """Where windows begin along an axis of n pixels: whole ones, the last moved back to end at the edge."""
     if n <= size:
         return [0]
