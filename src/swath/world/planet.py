@@ -185,7 +185,7 @@ class Stage:
                 s = self.sky(frame, day)
                 x = optics.render(palette, m, s, frame, noise=self.world.shift.noise)
                 weather.heat(x, sensor, m, s, frame)
-                clear.append(self._resize(_cut(s.cloud, m, frame)[None], sensor, frame)[0] < 0.25)
+                clear.append(self._share(_cut(s.cloud, m, frame), sensor, frame) < 0.25)
             elif sensor.kind == "sar":
                 x = radar.render(sensor, m, frame)
             else:
@@ -198,9 +198,18 @@ class Stage:
         if sensor.gsd <= frame.gsd * 1.001:
             return x
         shape = tuple(max(1, round(n * frame.gsd / sensor.gsd)) for n in x.shape[1:])
-        return weather.pool(x, (shape[0], shape[1]), nearest=sensor.kind == "classes", decibel=sensor.kind == "sar")
+        big = weather.pool(x, (shape[0], shape[1]), nearest=sensor.kind == "classes", decibel=sensor.kind == "sar")
+        return optics.store(big, sensor) if sensor.kind == "optical" else big
+
+    def _share(self, plane: Plane, sensor: Sensor, frame: Frame) -> Plane:
+        """The mean of a share over a sensor's pixels."""
+        if sensor.gsd <= frame.gsd * 1.001:
+            return plane
+        h, w = (max(1, round(n * frame.gsd / sensor.gsd)) for n in plane.shape)
+        return weather.pool(plane[None], (h, w))[0]
 
     def label(self, name: str) -> Label:
+        """The label of this name over the window."""
         if name not in labels.LABELS:
             raise UnknownName("label", name, labels.LABELS, where="world")
         if name == "hires":

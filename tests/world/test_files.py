@@ -1,0 +1,114 @@
+"""True files: georeferenced, calibrated, the same bytes for any number of workers."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from swath.core import SENSORS, UserError
+from swath.world import Site, World
+from swath.world.files import Render, days_of, render, stored, write_scene
+
+DAYS = ("2023-04-10", "2023-07-25")
+LABELS = ("land_cover", "fields", "yield", "canopy_height", "tags", "hires")
+SENSED = ("sentinel2-l2a", "sentinel1-rtc", "copdem", "hls-s30")
+
+
+def hashes(folder):
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*.*"))}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    out = tmp_path_factory.mktemp("one")
+    list(render(Render(str(out), 7, SENSED, DAYS, LABELS, chips=2, size=60, near="cropland")))
+    return out
+
+
+def test_two_workers_write_the_same_bytes(rendered, tmp_path):
+    list(render(Render(str(tmp_path), 7, SENSED, DAYS, LABELS, chips=2, size=60, near="cropland"), workers=2))
+    first, second = hashes(rendered), hashes(tmp_path)
+    assert first == second
+    assert len(first) == 1 + 2 * (2 * 3 + 1) + 2 * 2 * 3 + 2 * 2 + 2 * (len(LABELS) + 1)
+    assert not [p for p in tmp_path.rglob(".*") if p.is_file()], "nothing is left half-written"
+
+
+def test_files_hold_what_the_batch_holds(rendered):
+    world, chips = World(7), json.loads((rendered / "world.json").read_text())["chips"]
+    site = Site(chips[1]["lon"], chips[1]["lat"])
+    batch = world.batch([site], 60, SENSED, days_of(DAYS), ["land_cover"])
+    for sensor in SENSED:
+        layer = batch.layers[sensor]
+        name = f"000001_{DAYS[1]}_{sensor}.tif" if sensor != "copdem" else "000001_copdem.tif"
+        with rasterio.open(rendered / "images" / name) as src:
+            raw = src.read(out_dtype="float64")
+            x = raw * np.array(src.scales)[:, None, None] + np.array(src.offsets)[:, None, None]
+            assert src.descriptions == layer.sensor.names
+            assert src.crs.to_epsg() == 6933
+            assert src.dtypes[0] == layer.sensor.dtype
+            assert np.allclose(x, layer.x[0, -1].numpy(), atol=2e-4 if "sentinel1" not in sensor else 1e-3)
+            h = src.height
+            west, north = src.transform.c, src.transform.f
+            assert (west, north) == pytest.approx(batch.where.grids[0].xy(0, 0))
+            assert src.res[0] == pytest.approx(600 / h)
+    with rasterio.open(rendered / "labels" / "land_cover" / "000001.tif") as src:
+        assert np.array_equal(src.read(1), batch.labels["land_cover"].value[0].numpy())
+        assert src.nodata == 255 and src.colormap(1)[0] == (31, 107, 45, 255)
+
+
+def test_items_and_values(rendered):
+    item = json.loads((rendered / "items" / f"000000_{DAYS[0]}_sentinel2-l2a.json").read_text())
+    assert item["properties"]["datetime"].startswith(DAYS[0])
+    assert (rendered / "items" / item["assets"]["data"]["href"]).resolve().is_file()
+    assert item["assets"]["data"]["bands"][1] == {
+        "name": "blue", "data_type": "uint16", "nodata": 0, "unit": "reflectance", "scale": 0.0001, "offset": -0.1,
+        "eo:center_wavelength": pytest.approx(0.4924),
+    }  # fmt: skip
+    west, south, east, north = item["bbox"]
+    place = json.loads((rendered / "world.json").read_text())["chips"][0]
+    assert west < place["lon"] < east and south < place["lat"] < north
+    harvest = json.loads((rendered / "labels" / "yield" / "000000.json").read_text())
+    assert harvest["unit"] == "t/ha"
+    fields = json.loads((rendered / "labels" / "fields" / "000000.json").read_text())
+    with rasterio.open(rendered / "labels" / "fields" / "000000.tif") as src:
+        assert src.read(1).max() == len(fields["boxes"]) > 3
+
+
+def test_nodata_never_collides_with_a_value():
+    sensor = SENSORS.get("sentinel2-l2a").select(["red"])
+    x = np.array([[[-0.2, 0.0, 9.0]]], np.float32)
+    assert stored(x, np.array([[[True, True, False]]]), sensor).tolist() == [[[0, 1000, 0]]]
+    world = World(3).batch([(15.0, 22.0)], 24, ["sentinel2-l2a"], [19000])
+    numbers = (world.layers["sentinel2-l2a"].x + 0.1) * 1e4
+    assert numbers.min() >= 1
+
+
+def test_a_scene_is_streamed_and_equals_its_windows(tmp_path, monkeypatch):
+    from swath.world import files
+
+    monkeypatch.setattr(files, "BLOCK", 48)
+    scene = World(7).scene((10.0, 52.0), 120, ["sentinel2-l2a", "hls-s30"], days_of(DAYS[:1]))
+    made = list(write_scene(scene, tmp_path, "s", ["land_cover"]))
+    whole = scene.read(scene.grid.window, labels=["land_cover"])
+    with rasterio.open(made[0]) as src:
+        assert src.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        x = src.read() * 0.0001 - 0.1
+        assert np.allclose(x, whole.layers["sentinel2-l2a"].x[0, 0].numpy(), atol=1e-5)
+    with rasterio.open(made[1]) as src:
+        assert src.shape == (40, 40)
+        assert np.allclose(src.read() * 0.0001, whole.layers["hls-s30"].x[0, 0].numpy(), atol=1e-5)
+    with rasterio.open(made[2]) as src:
+        assert np.array_equal(src.read(1), whole.labels["land_cover"].value[0].numpy())
+    assert torch.is_tensor(whole.where.lonlat)
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="not a date"):
+        days_of(["2023-02-31"])
+    with pytest.raises(UserError, match="multiple of 3"):
+        list(write_scene(World(1).scene((10.0, 52.0), 100, ["hls-s30"], [19000]), tmp_path, "s"))
+    with pytest.raises(UserError, match="masks"):
+        list(write_scene(World(1).scene((10.0, 52.0), 60, [], [19000]), tmp_path, "s", ["fields"]))
