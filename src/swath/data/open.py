@@ -74,6 +74,8 @@ def open_source(ref: Any, *, path: str | Path | None = None, assume: bool = Fals
 
 
 def _folder(root: Path, assume: bool) -> Source:
+    if (root / "pack.json").is_file():
+        return parse_member({"kind": "packed", "path": str(root)}, SOURCES).build()
     if (root / "card.toml").is_file():
         card = load_card(root / "card.toml")
         if card.layout and card.layout.get("kind") != "folder":
