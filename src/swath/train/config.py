@@ -96,11 +96,12 @@ assert set(HOW_ONLY) <= {f.name for f in fields(LoopConfig)}
 class Validation:
     """`run(module)` gives scores by name, on the weights to be judged (EMA when there is one), in eval mode.
 
-    `metric` decides best weights, early stopping and the plateau; every rank calls `run` with the same samples.
+    `metric` decides best weights, early stopping and the plateau; without one the scores are only written down.
+    Every rank calls `run` with the same samples.
     """
 
     run: Callable[[nn.Module], Mapping[str, float]]
-    metric: str
+    metric: str | None
     direction: Literal["max", "min"] = "max"
 
     def better(self, new: float, old: float | None) -> bool:

@@ -101,7 +101,7 @@ class _Fit:
         if config.ema is not None:
             self.ema = {k: v.detach().clone() for k, v in module.named_parameters() if v.requires_grad}
         self.best: checkpoint.State = {}
-        if validate is not None:
+        if validate is not None and validate.metric is not None:
             self.best = {k: v.detach().clone() for k, v in checkpoint.split_constant(module)[0].items()}
 
     def _refuse(self, module: nn.Module) -> None:
@@ -278,16 +278,15 @@ class _Fit:
         module.eval()
         scores = {k: float(v) for k, v in validate.run(module).items()}
         module.train()
-        if validate.metric not in scores:
-            raise UserError(
-                f"the validation gave {sorted(scores)}, not the watched '{validate.metric}'", where="validation"
-            )
-        value = self.ranks.same(scores[validate.metric])
-        j.history.append(value)
-        if not math.isnan(value) and validate.better(value, j.best):
-            j.best, j.best_step = value, j.step
-            for name, tensor in checkpoint.split_constant(module)[0].items():
-                self.best[name].copy_(tensor)
+        if validate.metric is not None:
+            if validate.metric not in scores:
+                raise UserError(f"the validation gave {sorted(scores)}, not the watched '{validate.metric}'")
+            value = self.ranks.same(scores[validate.metric])
+            j.history.append(value)
+            if not math.isnan(value) and validate.better(value, j.best):
+                j.best, j.best_step = value, j.step
+                for name, tensor in checkpoint.split_constant(module)[0].items():
+                    self.best[name].copy_(tensor)
         self._put_back(live)
         if self.progress is not None:
             self.progress.note(j.step, {**scores, "best": j.best})

@@ -1,0 +1,108 @@
+"""Probes: what frozen features know of a label. k nearest neighbours and a linear map, on pooled vectors and patches.
+
+The linear probe is ridge regression onto one-hot classes, the penalty chosen among five on a third of the training
+half, so that it needs no learning rate and no seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swath.core import Batch, Source, UserError, collate
+
+PENALTIES = (1e-4, 1e-2, 1.0, 1e2, 1e4)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`label` of kind class; `samples` of the training split, every other one to learn from. `every` steps."""
+
+    label: str
+    samples: int = 256
+    k: int = 10
+    every: int | None = None
+
+
+@torch.no_grad()
+def pooled(encoder: nn.Module, batch: Batch, size: int = 64) -> Tensor:
+    """Pooled vectors (B, D) of a batch, in eval mode, on the encoder's device."""
+    was, run, device = encoder.training, _call(encoder), next(encoder.parameters()).device
+    encoder.eval()
+    parts = [run(batch[slice(i, i + size)].to(device)).pooled.float().cpu() for i in range(0, len(batch), size)]
+    encoder.train(was)
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def dense(encoder: nn.Module, batch: Batch, size: int = 64) -> Tensor:
+    """The last level's map (B, D, h, w)."""
+    was, run, device = encoder.training, _call(encoder), next(encoder.parameters()).device
+    encoder.eval()
+    parts = [run(batch[slice(i, i + size)].to(device)).maps[-1].float().cpu() for i in range(0, len(batch), size)]
+    encoder.train(was)
+    return torch.cat(parts)
+
+
+def _call(encoder: nn.Module) -> Any:
+    return encoder
+
+
+def standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with the training half's mean and width."""
+    mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
+    return (train - mean) / std, (test - mean) / std
+
+
+def knn(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], k: int = 10) -> float:
+    """Accuracy of a cosine-weighted vote of the k nearest."""
+    a, b = (F.normalize(x, dim=1) for x in standardised(train[0], test[0]))
+    near = (b @ a.T).topk(min(k, len(a)), dim=1)
+    votes = torch.zeros(len(b), int(torch.cat([train[1], test[1]]).max()) + 1)
+    votes.scatter_add_(1, train[1][near.indices], (near.values / 0.07).exp())
+    return float((votes.argmax(1) == test[1]).float().mean())
+
+
+def linear(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
+    """Accuracy of ridge regression onto the classes."""
+    classes = int(torch.cat([train[1], test[1]]).max()) + 1
+    held = torch.arange(len(train[0])) % 3 == 0
+    inner = [(train[0][~held], train[1][~held]), (train[0][held], train[1][held])]
+    best = max(PENALTIES, key=lambda p: (_ridge(inner[0], inner[1], classes, p), p))
+    return _ridge(train, test, classes, best)
+
+
+def _ridge(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int, penalty: float) -> float:
+    a, b = standardised(train[0].double(), test[0].double())
+    a, b = (F.pad(x, (0, 1), value=1.0) for x in (a, b))
+    y = F.one_hot(train[1], classes).double()
+    eye = torch.eye(a.shape[1], dtype=torch.float64) * penalty
+    w = torch.linalg.solve(a.T @ a + eye, a.T @ y)
+    return float(((b @ w).argmax(1) == test[1]).float().mean())
+
+
+def probe_samples(source: Source, index: Sequence[int], bands: Mapping[str, Sequence[str]], probe: Probe) -> Batch:
+    """Labelled samples, evenly spread over the split."""
+    if probe.label not in source.labels or source.labels[probe.label].kind != "class":
+        known = [n for n, s in source.labels.items() if s.kind == "class"]
+        raise UserError(
+            f"a probe needs a label of kind class, and '{probe.label}' is not one",
+            where=source.name,
+            remedy=f"labels of that kind: {', '.join(known) or 'none'}",
+        )
+    step = max(1, len(index) // probe.samples)
+    return collate([source.sample(int(i), bands or None) for i in list(index)[::step][: probe.samples]])
+
+
+def scores(encoder: nn.Module, batch: Batch, probe: Probe) -> dict[str, float]:
+    """kNN and linear accuracy on the odd samples, learnt from the even ones."""
+    label = batch.labels[probe.label]
+    good = label.valid
+    x, y = pooled(encoder, batch)[good], label.value[good]
+    train, test = (x[::2], y[::2]), (x[1::2], y[1::2])
+    return {"knn": knn(train, test, probe.k), "linear": linear(train, test)}
