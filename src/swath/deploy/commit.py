@@ -11,13 +11,17 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swath.core import SwathError
-from swath.deploy.plan import Cell, Plan
+from swath.deploy.plan import Cell
+
+if TYPE_CHECKING:
+    from swath.deploy.embed import EmbedPlan
+    from swath.deploy.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def disk_error(why: OSError, path: Path) -> SwathError:
 class CellStore:
     """Finished cells of one plan, in a folder of its own beside the output."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan | EmbedPlan) -> None:
         self.root, self.plan = folder, plan
         self.folder = folder / plan.digest[:16]
 
@@ -81,12 +85,8 @@ class CellStore:
         manifest = self.folder / "manifest.json"
         if not manifest.exists():
             plan = self.plan
-            facts = {
-                "plan": plan.digest,
-                "grid": asdict(plan.grid),
-                "settings": asdict(plan.settings),
-                "cells": [{"name": c.name, "key": c.key, "read": asdict(c.read)} for c in plan.cells],
-            }
+            cells = [{"name": c.name, "key": c.key, "read": asdict(c.read)} for c in plan.cells]
+            facts = {"plan": plan.digest, **plan.manifest(), "cells": cells}
             publish(manifest, json.dumps(facts).encode())
 
     def commit(self, cell: Cell, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Commit:
@@ -136,12 +136,12 @@ class CellStore:
                 raise SwathError(f"cell {cell.name} is not there", where=str(self.folder), remedy="run the map again")
             yield cell, record
 
-    def read(self, cell: Cell, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Named arrays of a finished cell."""
+    def read(self, cell: Cell, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Named arrays of a finished cell; all of them without names."""
         from safetensors import safe_open
 
         with safe_open(str(self.folder / f"{cell.name}.cell"), framework="numpy") as held:
-            return {n: held.get_tensor(n) for n in names}
+            return {n: held.get_tensor(n) for n in (held.keys() if names is None else names)}
 
     def remove(self) -> None:
         """Forget the cells, after everything made of them is published."""

@@ -58,10 +58,10 @@ def read_cell(plan: Plan, cell: Cell, scene: Scene, holes: bool = False) -> Grou
     try:
         whole = _read(plan, scene, cell.read)
         valid = _valid(plan, whole, cell.read)
-        return Ground(tuple(_cut(plan, whole, cell.read, w) for w in windows), valid)
+        return Ground(tuple(cut(whole, cell.read, w, place_of(plan.grid, w)) for w in windows), valid)
     except (SwathError, OSError, ValueError) as why:
         if not holes:
-            raise _unreadable(cell.read, why) from why
+            raise unreadable(cell.read, why) from why
     tiles: list[Batch | None] = []
     lost: list[Window] = []
     valid = np.zeros(cell.read.shape, dtype=np.bool_)
@@ -72,7 +72,7 @@ def read_cell(plan: Plan, cell: Cell, scene: Scene, holes: bool = False) -> Grou
             tiles.append(None)
             lost.append(w)
             continue
-        tiles.append(_cut(plan, one, w, w))
+        tiles.append(cut(one, w, w, place_of(plan.grid, w)))
         valid[w.within(cell.read).slices] |= _valid(plan, one, w)
     for w in lost:
         valid[w.within(cell.read).slices] = False
@@ -88,7 +88,8 @@ def _read(plan: Plan, scene: Scene, window: Window) -> Batch:
     return batch
 
 
-def _unreadable(window: Window, why: Exception) -> SwathError:
+def unreadable(window: Window, why: Exception) -> SwathError:
+    """A failed read, in words."""
     own = isinstance(why, SwathError)
     where = why.where if isinstance(why, SwathError) and why.where else "scene"
     return SwathError(
@@ -107,11 +108,12 @@ def _part(layer: Layer, read: Window, want: Window) -> Layer:
     return replace(layer, x=layer.x[..., r0:r1, c0:c1], valid=layer.valid[..., r0:r1, c0:c1])
 
 
-def _cut(plan: Plan, whole: Batch, read: Window, tile: Window) -> Batch | None:
-    layers = {k: _part(v, read, tile) for k, v in whole.layers.items()}
+def cut(whole: Batch, read: Window, part: Window, where: Where) -> Batch | None:
+    """A part of what was read, as a sample of its own; None where nothing was seen."""
+    layers = {k: _part(v, read, part) for k, v in whole.layers.items()}
     if not any(bool(v.valid.any()) for v in layers.values()):
         return None
-    return Batch(layers, place_of(plan.grid, tile))
+    return Batch(layers, where)
 
 
 def place_of(grid: Grid, window: Window) -> Where:
@@ -124,7 +126,8 @@ def place_of(grid: Grid, window: Window) -> Where:
 
 
 @lru_cache(maxsize=8)
-def _to_lonlat(crs: str) -> Any:
+def to_lonlat(crs: str) -> Any:
+    """The transformer to longitude and latitude; None where the crs already is that."""
     from pyproj import CRS, Transformer
 
     own = CRS.from_user_input(crs)
@@ -138,26 +141,30 @@ def lonlat_of(crs: str, x: float, y: float) -> tuple[float, float]:
     """Longitude and latitude of a place, NaN where the grid has no crs."""
     if not crs:
         return math.nan, math.nan
-    change = _to_lonlat(crs)
+    change = to_lonlat(crs)
     return (x, y) if change is None else change.transform(x, y)
 
 
 def _valid(plan: Plan, batch: Batch, read: Window) -> NDArray[np.bool_]:
     """Where the map may speak: every required sensor, and at least one, was seen on some date."""
-    every = np.ones(read.shape, dtype=np.bool_)
-    some = np.zeros(read.shape, dtype=np.bool_)
-    required = {i.sensor for i in plan.spec.inputs if i.required}
-    for name, layer in batch.layers.items():
+    out = seen_of(batch, read.shape)
+    for item in plan.spec.inputs:
+        if item.required:
+            out &= seen_of(Batch({item.sensor: batch.layers[item.sensor]}, batch.where), read.shape)
+    return out
+
+
+def seen_of(batch: Batch, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels of the grid that some sensor saw on some date."""
+    out = np.zeros(shape, dtype=np.bool_)
+    for layer in batch.layers.values():
         seen = layer.valid[0, :, 0].any(0).numpy()
         h, w = seen.shape
-        if (h, w) != read.shape:
-            rows = np.arange(read.height) * h // read.height
-            cols = np.arange(read.width) * w // read.width
+        if (h, w) != shape:
+            rows, cols = np.arange(shape[0]) * h // shape[0], np.arange(shape[1]) * w // shape[1]
             seen = seen[rows[:, None], cols[None, :]]
-        some |= seen
-        if name in required:
-            every &= seen
-    return every & some
+        out |= seen
+    return out
 
 
 def run_cell(plan: Plan, cell: Cell, ground: Ground, predictor: Predictor) -> Outcome:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from swath.core import Grid, Scene, UserError, Window
 from swath.core.config import digest
@@ -131,7 +131,7 @@ class Plan:
             for band in item.bands:
                 have[item.sensor].band(band)
         settings = settings.resolved(spec)
-        align, steps, dates = _probe(scene, {i.sensor: i.bands for i in usable}, settings.tile)
+        align, steps, dates = probe(scene, {i.sensor: i.bands for i in usable}, settings.tile)
         return cls(scene.grid, spec, settings, scene.fingerprint, align, steps, dates)
 
     @cached_property
@@ -180,6 +180,10 @@ class Plan:
                 key = digest({"map": self.digest, "cell": [i, j], "read": [read.row, read.col, *read.shape]})
                 out.append(Cell(len(out), i, j, read, key))
         return tuple(out)
+
+    def manifest(self) -> dict[str, Any]:
+        """What is written beside the cells, for people."""
+        return {"grid": asdict(self.grid), "settings": asdict(self.settings), "weights": self.spec.digest}
 
     def tiles(self, cell: Cell) -> list[tuple[int, int]]:
         """(row, column) indices of a cell's tiles in the lattice, in row order."""
@@ -244,7 +248,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def _probe(scene: Scene, bands: dict[str, tuple[str, ...]], tile: int) -> tuple[int, int, tuple[int, int] | None]:
+def probe(scene: Scene, bands: dict[str, tuple[str, ...]] | None, tile: int) -> tuple[int, int, tuple[int, int] | None]:
     """What one small read says: pixel sizes as one multiple on which tiles start, number of dates, first and last."""
     probe = scene.read(Window(0, 0, tile, tile), bands)
     align, steps = 1, 1

@@ -1,0 +1,193 @@
+import json
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import torch
+from deploy_fakes import BANDS, NoiseScene
+from pyarrow import parquet
+from rasterio.transform import Affine
+
+from swath.cli.main import main
+from swath.core import Batch, EncoderSpec, Features, Input, SwathError, UserError, Window
+from swath.deploy.embed import EmbedPlan, EmbedSettings
+from swath.deploy.embed_files import dequantise, embed_scene, principal, quantise, read_vectors
+from swath.deploy.search import Index, similar
+
+
+class Means(torch.nn.Module):
+    """An encoder that can be checked by hand: means and deviations of 8 x 8 patches."""
+
+    def __init__(self, fail_after=10**9):
+        super().__init__()
+        inputs = (Input("sentinel2-l2a", BANDS, "reflectance"),)
+        self.spec = EncoderSpec("means", inputs, (8,), (8.0,), 8, patch=8, licence="MIT")
+        self.calls, self.fail_after = 0, fail_after
+
+    def forward(self, batch: Batch, levels=None):
+        self.calls += 1
+        if self.calls > self.fail_after:
+            raise KeyboardInterrupt
+        x = batch.layers["sentinel2-l2a"].x.mean(1)
+        mean = torch.nn.functional.avg_pool2d(x, 8)
+        spread = torch.nn.functional.avg_pool2d(x**2, 8) - mean**2
+        maps = torch.cat([mean, spread], 1)
+        return Features((maps,), maps.mean((2, 3)), (8.0,))
+
+
+def embed(tmp_path, scene, encoder=None, polygons=(), cog=False, **settings):
+    encoder = encoder or Means()
+    plan = EmbedPlan.of(scene, encoder, "w", EmbedSettings(**{"chip": 32, "cell": 64, **settings}), polygons)
+    return plan, embed_scene(plan, scene, encoder, tmp_path, cog=cog)
+
+
+def test_chips_of_a_scene(tmp_path):
+    scene = NoiseScene(100, 130, steps=2, gaps=(Window(0, 0, 32, 32), Window(32, 0, 8, 32)))
+    plan, done = embed(tmp_path, scene)
+    frame = geopandas.read_parquet(tmp_path / "embeddings.parquet")
+    assert done["vectors"] == len(frame) == 3 * 4 - 1
+    assert frame["key"].is_unique and frame.crs.to_string() == "OGC:CRS84"
+    assert frame["valid"].max() == 1 and 0.7 < frame["valid"].min() < 0.8
+    assert str(frame["time_start"][0]) == "2022-01-08" and str(frame["time_end"][0]) == "2022-01-18"
+    row = frame[(frame["row"] == 32) & (frame["col"] == 64)].iloc[0]
+    want = Means()(scene.read(Window(32, 64, 32, 32))).pooled[0].numpy()
+    np.testing.assert_allclose(row["vector"], want, atol=1e-6)
+    west, _, _, north = row.geometry.bounds
+    assert abs(west - 15.00860) < 1e-4 and abs(north - 47.8509) < 1e-3
+    facts = json.loads(parquet.read_schema(tmp_path / "embeddings.parquet").metadata[b"swath"])
+    assert facts["encoder"] == "means" and facts["licence"] == "MIT" and facts["plan"] == plan.digest
+    assert embed(tmp_path, scene)[1]["already"]
+
+
+def test_patches_as_a_cog_and_context_changes_nothing_but_context(tmp_path):
+    scene = NoiseScene(100, 130)
+    _, done = embed(tmp_path / "a", scene, per="patch", cog=True)
+    with rasterio.open(tmp_path / "a" / "embeddings.tif") as file:
+        bands = file.read()
+        assert file.count == 8 and file.shape == (13, 17) and file.transform == Affine(80, 0, 500000, 0, -80, 5300000)
+    want = Means()(scene.read(Window(0, 0, 96, 128))).maps[0][0].numpy()
+    np.testing.assert_allclose(bands[:, :12, :16], want, atol=1e-6)
+    embed(tmp_path / "b", scene, per="patch", cog=True, halo=8, batch=3, cell=200)
+    with rasterio.open(tmp_path / "b" / "embeddings.tif") as file:
+        np.testing.assert_allclose(file.read()[:, :12, :16], want, atol=1e-6)
+    assert (tmp_path / "a" / "embeddings.png").stat().st_size > 200 and done["vectors"] == 12 * 16
+
+
+def test_int8_is_the_alphaearth_convention(tmp_path):
+    scene = NoiseScene(64, 64)
+    embed(tmp_path, scene, per="patch", cog=True, int8=True)
+    vectors, _, facts = read_vectors(tmp_path / "embeddings.parquet")
+    with rasterio.open(tmp_path / "embeddings.tif") as file:
+        stored = file.read()
+        assert file.dtypes[0] == "int8" and file.nodata == -128
+    want = Means()(scene.read(Window(0, 0, 64, 64))).maps[0][0].flatten(1).T.numpy()
+    unit = want / np.linalg.norm(want, axis=1, keepdims=True)
+    assert np.abs(dequantise(stored.reshape(8, -1).T) - unit).max() < 0.009 and "127.5" in facts["quantised"]
+    order = np.lexsort(vectors.T)
+    np.testing.assert_allclose(vectors[order], dequantise(quantise(want))[np.lexsort(dequantise(quantise(want)).T)])
+    assert quantise(np.eye(3, dtype=np.float32)).max() == 127
+
+
+def test_polygons_are_weighted_means(tmp_path):
+    scene = NoiseScene(64, 96)
+    shapes = [shapely.box(0, 0, 16, 8), shapely.box(28, 28, 44, 36), shapely.box(500, 500, 510, 510)]
+    _, done = embed(tmp_path, scene, polygons=shapes, per="polygon")
+    frame = geopandas.read_parquet(tmp_path / "embeddings.parquet")
+    assert done["vectors"] == 2 and frame["key"].tolist() == [0, 1]
+    maps = Means()(scene.read(Window(0, 0, 64, 96))).maps[0][0].numpy()
+    np.testing.assert_allclose(frame["vector"][0], maps[:, 0, :2].mean(1), atol=1e-6)
+    weights = np.outer([4, 4], [4, 8, 4]) / 128
+    np.testing.assert_allclose(frame["vector"][1], (maps[:, 3:5, 3:6] * weights).sum((1, 2)), atol=1e-6)
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    scene = NoiseScene(200, 130)
+    embed(tmp_path / "a", scene)
+    with pytest.raises(KeyboardInterrupt):
+        embed(tmp_path / "b", scene, Means(fail_after=3), batch=8)
+    kept = len(list((tmp_path / "b" / "cells").glob("*/*.cell")))
+    again = Means()
+    embed(tmp_path / "b", scene, again)
+    assert kept > 0 and again.calls < 12
+    one, two = (read_vectors(tmp_path / n / "embeddings.parquet") for n in "ab")
+    assert (one[0] == two[0]).all() and (one[1]["key"] == two[1]["key"]).all()
+    assert not (tmp_path / "b" / "cells").exists()
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    scene = NoiseScene(64, 64)
+    for settings, words in (({"chip": 30}, "multiples of 8"), ({"per": "polygon"}, "polygons")):
+        with pytest.raises(UserError, match=words):
+            embed(tmp_path, scene, **settings)
+    with pytest.raises(UserError, match="nothing to embed"):
+        embed(tmp_path, NoiseScene(64, 64, gaps=(Window(0, 0, 64, 64),)))
+    with pytest.raises(SwathError, match="cannot be read"):
+        embed(tmp_path, NoiseScene(64, 64, broken=(Window(40, 40, 1, 1),)))
+
+
+def test_principal_components_are_those_of_the_covariance():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6))
+    mean, top = principal(iter([{"vector": x[:200]}, {"vector": x[200:]}]))
+    _, _, v = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    np.testing.assert_allclose(mean, x.mean(0))
+    np.testing.assert_allclose(np.abs((top * v[:3].T).sum(0)), 1, atol=1e-9)
+
+
+def clustered(n, d, seed=0):
+    rng = np.random.default_rng(seed)
+    low = rng.standard_normal((n // 20 + 1, 12))[rng.integers(0, n // 20 + 1, n)] + 0.4 * rng.standard_normal((n, 12))
+    return (5 + low @ rng.standard_normal((12, d)) + 0.3 * rng.standard_normal((n, d))).astype(np.float32)
+
+
+@pytest.mark.parametrize("d", [10, 64, 200, 320])
+def test_bits_and_rerank_find_what_exact_finds(d):
+    x = clustered(6000, d)
+    index = Index.build(x)
+    np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, atol=1e-5)
+    centred = x - x.mean(0)
+    cosine = centred @ centred[17] / np.linalg.norm(centred, axis=1) / np.linalg.norm(centred[17])
+    rows, scores = index.exact(x[17], 5)
+    assert rows[0] == 17 and set(rows) == set(np.argsort(-cosine)[:5])
+    np.testing.assert_allclose(scores, np.sort(cosine)[::-1][:5], atol=1e-4)
+    assert index.recall(x[::300] + 0.01, candidates=300) > (0.95 if d > 10 else 0.9)
+    assert index.near(x[3], k=7000)[0].shape == (6000,)
+
+
+def test_search_from_a_point_a_key_and_a_polygon(tmp_path, capsys):
+    scene = NoiseScene(256, 256)
+    embed(tmp_path, scene, per="patch")
+    file = tmp_path / "embeddings.parquet"
+    vectors, columns, _ = read_vectors(file)
+    key = int(columns["key"][40])
+    found = similar(file, key, 4)
+    assert found[0]["key"] == key and found[0]["similarity"] > 0.9999 and found[1]["similarity"] < 1
+    assert similar(file, (found[0]["lon"], found[0]["lat"]), 4) == similar(file, key, 4, exact=True)
+    stamp = (tmp_path / "embeddings.index" / "codes.npy").stat().st_mtime_ns
+    with pytest.raises(SystemExit):
+        main(["embed", "search", str(tmp_path), "--key", str(key), "-k", "4", "--json"])
+    assert json.loads(capsys.readouterr().out) == found
+    assert (tmp_path / "embeddings.index" / "codes.npy").stat().st_mtime_ns == stamp
+    area = shapely.from_wkb(columns["geometry"][40]).buffer(-1e-6)
+    geopandas.GeoDataFrame(geometry=[area], crs="OGC:CRS84").to_file(tmp_path / "q.gpkg")
+    assert similar(file, tmp_path / "q.gpkg", 4)[0]["key"] == key
+    with pytest.raises(UserError, match="nothing was embedded"):
+        similar(file, (0.0, 0.0))
+    assert len(vectors) == 1024
+
+
+def test_a_real_encoder_through_the_command(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "s2.tif"
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500000, 0, -10, 5300000)}
+    with rasterio.open(path, "w", "GTiff", 100, 90, 4, dtype="uint16", nodata=0, **place) as file:
+        file.write(rng.integers(1100, 4000, (4, 90, 100), dtype=np.uint16))
+        file.descriptions = ("B02", "B03", "B04", "B08")
+    args = ["embed", "swath-vit/nano", path, "--out", tmp_path / "e", "--sensor", "sentinel2-l2a", "--chip", "32"]
+    with pytest.raises(SystemExit) as done:
+        main([str(a) for a in [*args, "--per", "patch", "--json"]])
+    assert done.value.code == 0
+    out = json.loads(capsys.readouterr().out)
+    assert out["vectors"] == 6 * 6 and out["files"] == ["embeddings.parquet", "embeddings.png"]
