@@ -8,7 +8,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from swath.core.batch import Batch, Label, Layer, Where
+from swath.core.batch import Batch, Boxes, Label, Layer, Where
 from swath.core.contracts import EncoderSpec, Features, Input, LabelSpec
 from swath.core.rng import generator
 from swath.core.sensors import SENSORS
@@ -131,12 +131,12 @@ class TinySource:
         mask = field.repeat_interleave(s // 4, 0).repeat_interleave(s // 4, 1)
         x = spectra[mask].permute(2, 0, 1) + 0.02 * torch.randn(t, 4, s, s, generator=g)
         layer = Layer.of(SENSOR, x[None], times=torch.arange(t)[None] * 30 + 19000)
-        return Batch({SENSOR.id: layer}, self.where(index), {"what": self.label(mask, field, index, x)})
+        return Batch({SENSOR.id: layer}, self.where(index), {"what": self.label(mask, field, index, spectra)})
 
     def where(self, index):
         return Where(torch.tensor([index]), torch.tensor([[10.0, 50.0]], dtype=torch.float64), names=(f"tiny-{index}",))
 
-    def label(self, mask, field, index, x):
+    def label(self, mask, field, index, spectra):
         share = torch.stack([(field == k).float().mean() for k in range(3)])
         one = torch.ones(1, dtype=torch.bool)
         match self.kind:
@@ -150,6 +150,95 @@ class TinySource:
                 height = torch.tensor([20.0, 2.0, 0.0])[mask][None, None]
                 return Label("map", height, torch.ones(1, 1, *mask.shape, dtype=torch.bool))
             case "image":
-                return Label("image", x[:1], torch.ones(1, 1, *mask.shape, dtype=torch.bool))
+                image = spectra[mask].permute(2, 0, 1)[None]
+                return Label("image", image, torch.ones(1, 1, *mask.shape, dtype=torch.bool))
             case _:
                 return Label("scalar", 10 * share[:1], one)
+
+
+@dataclass
+class ObjectSource(TinySource):
+    """Bright rectangles on dark ground: boxes with masks."""
+
+    kind: str = "class"
+
+    def __post_init__(self):
+        self.labels = {"what": LabelSpec("what", "boxes", ("house",))}
+
+    def sample(self, index, bands=None):
+        g = generator(9, index, "objects")
+        s = self.size
+        x = torch.tensor([0.06, 0.07, 0.06, 0.3]).view(1, 4, 1, 1).expand(1, 4, s, s).clone()
+        boxes, masks = [], []
+        for _ in range(1 + index % 3):
+            for _ in range(20):
+                h, w = (int(v) for v in torch.randint(6, 14, (2,), generator=g))
+                r, c = int(torch.randint(0, s - h, (1,), generator=g)), int(torch.randint(0, s - w, (1,), generator=g))
+                m = torch.zeros(s, s, dtype=torch.bool)
+                m[r : r + h, c : c + w] = True
+                grown = torch.nn.functional.max_pool2d(m[None].float(), 5, 1, 2)[0] > 0
+                if not any(bool((grown & o).any()) for o in masks):
+                    x[0, :, m] = torch.tensor([0.3, 0.3, 0.35, 0.32])[:, None]
+                    boxes.append([c, r, c + w, r + h])
+                    masks.append(m)
+                    break
+        x = x + 0.01 * torch.randn(x.shape, generator=g)
+        objects = Boxes(torch.tensor(boxes).float(), torch.zeros(len(boxes), dtype=torch.int64), torch.stack(masks))
+        size = torch.tensor([[s, s]])
+        label = Label("boxes", size, torch.ones(1, 2, dtype=torch.bool), (objects,))
+        return Batch({SENSOR.id: Layer.of(SENSOR, x[None])}, self.where(index), {"what": label})
+
+
+@dataclass
+class ChangeSource(TinySource):
+    """Two dates; what turned from plants to soil is the change."""
+
+    kind: str = "mask"
+    dates: int = 2
+
+    def __post_init__(self):
+        self.labels = {"what": LabelSpec("what", "mask", ("same", "changed"))}
+
+    def sample(self, index, bands=None):
+        g = generator(8, index, "change")
+        first = super().sample(index)
+        mask = first.labels["what"].value
+        x = first.layers[SENSOR.id].x.clone()
+        cells = (
+            (torch.rand(4, 4, generator=g) < 0.3)
+            .repeat_interleave(self.size // 4, 0)
+            .repeat_interleave(self.size // 4, 1)
+        )
+        changed = (mask == 0) & cells[None]
+        x[:, 1] = torch.where(changed[:, None], torch.tensor([0.12, 0.15, 0.2, 0.25]).view(1, 4, 1, 1), x[:, 1])
+        layer = Layer.of(SENSOR, x, times=first.layers[SENSOR.id].times)
+        label = Label("mask", changed.long(), torch.ones_like(changed))
+        return Batch({SENSOR.id: layer}, first.where, {"what": label})
+
+
+@dataclass
+class HoleySource(TinySource):
+    """A series with clouds; the label is the image without them."""
+
+    kind: str = "image"
+    dates: int = 3
+
+    def sample(self, index, bands=None):
+        g = generator(6, index, "holes")
+        one = super().sample(index)
+        layer = one.layers[SENSOR.id]
+        holes = (torch.rand(1, self.dates, 1, 4, 4, generator=g) < 0.5).repeat_interleave(8, 3).repeat_interleave(8, 4)
+        return Batch({SENSOR.id: Layer.of(SENSOR, layer.x, ~holes, layer.times)}, one.where, one.labels)
+
+
+@dataclass
+class CoarseSource(TinySource):
+    """The input is the label at half its resolution."""
+
+    kind: str = "image"
+
+    def sample(self, index, bands=None):
+        one = super().sample(index)
+        x = one.layers[SENSOR.id].x
+        small = torch.nn.functional.avg_pool2d(x[:, 0], 2)[:, None]
+        return Batch({SENSOR.id: Layer.of(SENSOR, small)}, one.where, one.labels)

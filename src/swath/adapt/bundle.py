@@ -180,13 +180,13 @@ class Bundle:
         if not uncertainty:
             return self.task.predict(ready)
         features = self.task.features(ready)
-        out = self.task.read(self.task.answer(features, self.task.size_of(ready)))
+        out = self.task.tell(features, ready)[1]
         return out | self.doubt(out) | self._strangeness(features.maps[-1], features.pooled, out)
 
     def doubt(self, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Entropy and conformal sets of classes, or conformal intervals of values."""
         q, found = self.card.calibration.conformal, dict[str, Tensor]()
-        if "classes" in out:
+        if "classes" in out and "probabilities" in out:
             found["entropy"] = entropy(out["probabilities"])
             if q is not None:
                 found["sets"] = conformal.class_sets(out["probabilities"], q)
@@ -258,8 +258,9 @@ class Bundle:
         trunk = _base_for(card, recipe, base, where)
         task = assemble(recipe, trunk)
         given = {k.removeprefix("task."): v for k, v in tensors.items() if k.startswith("task.")}
-        if isinstance(task.head, Neighbours):
-            task.head.fit_to(len(given["head.bank"]))
+        head = getattr(task, "head", None)
+        if isinstance(head, Neighbours):
+            head.fit_to(len(given["head.bank"]))
         state = task.state_dict()
         left = [k for k in given if k not in state or state[k].shape != given[k].shape]
         prefix = _trunk_prefix(task)

@@ -57,12 +57,11 @@ def evaluate(task: TaskModule, given: Iterator[Batch], *, trust: bool = False) -
     for batch in given:
         batch = batch.to(device)
         features = task.features(batch)
-        out = task.answer(features, task.size_of(batch))
-        told = task.read(out)
+        out, told = task.tell(features, batch)
         found.scores.update(told, batch)
         if isinstance(task, Values) and task.constraints:
             found.broken.append(constraints.broken(task.constraints, told["values"], batch))
-        if trust:
+        if trust and out is not None:
             _keep(found, task, out, features, batch)
     return found
 

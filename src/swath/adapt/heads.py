@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -54,6 +55,28 @@ class Dense(nn.Module):
         return F.interpolate(out, size, mode="bilinear", align_corners=False)
 
 
+class Refine(nn.Module):
+    """What to add to a guide, from the guide's own pixels beside the decoder's map: detail that tokens have lost."""
+
+    def __init__(self, context: Context, levels: Sequence[int], outputs: int, width: int = 48) -> None:
+        super().__init__()
+        self.decoder, given = decoder_for(context, levels)
+        self.enter = nn.Conv2d(given, width, 1)
+        self.body = nn.Sequential(
+            nn.Conv2d(width + outputs + 1, width, 3, padding=1), nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, outputs, 1),
+        )  # fmt: skip
+        last = cast("nn.Conv2d", self.body[-1])
+        nn.init.trunc_normal_(last.weight, std=0.002)
+        nn.init.zeros_(cast("Tensor", last.bias))
+
+    def forward(self, maps: Sequence[Tensor], start: Tensor, known: Tensor) -> Tensor:
+        deep = self.enter(self.decoder(maps))
+        size = (start.shape[-2], start.shape[-1])
+        deep = F.interpolate(deep, size, mode="bilinear", align_corners=False)
+        return start + self.body(torch.cat([deep, start, known], 1))
+
+
 class Classes(TaskModule):
     """Softmax classes, of chips (`dense` false) or of pixels."""
 
@@ -70,11 +93,16 @@ class Classes(TaskModule):
         self.register_buffer("class_weights", torch.tensor(context.weights))
         self.register_buffer("temperature", torch.ones(()))
 
-    def answer(self, features: Features, size: tuple[int, int]) -> Tensor:
-        return self.head(features.maps, size) if self.dense else self.head(features.pooled)
+    def answer(self, features: Features, batch: Batch) -> Tensor:
+        return self.head(features.maps, self.size_of(batch)) if self.dense else self.head(features.pooled)
 
-    def judge(self, out: Tensor, label: Label, batch: Batch) -> Step:
+    def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        out = self.answer(features, batch)
+        return out, self.read(out)
+
+    def learn(self, features: Features, label: Label, batch: Batch) -> Step:
         check_classes(label, self.label, batch)
+        out = self.answer(features, batch)
         valid = label.valid
         if self.dense:
             shown = observed(batch, (valid.shape[-2], valid.shape[-1]))
@@ -100,11 +128,12 @@ class Tags(TaskModule):
         self.register_buffer("class_weights", torch.tensor(context.weights))
         self.register_buffer("temperature", torch.ones(()))
 
-    def answer(self, features: Features, size: tuple[int, int]) -> Tensor:
-        return self.head(features.pooled)
+    def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        out = self.head(features.pooled)
+        return out, self.read(out)
 
-    def judge(self, out: Tensor, label: Label, batch: Batch) -> Step:
-        return total(self.losses, out, label.value, label.valid, class_weights(self))
+    def learn(self, features: Features, label: Label, batch: Batch) -> Step:
+        return total(self.losses, self.head(features.pooled), label.value, label.valid, class_weights(self))
 
     def read(self, out: Tensor) -> dict[str, Tensor]:
         p = (out.float() / cast("Tensor", self.temperature)).sigmoid()
@@ -114,35 +143,75 @@ class Tags(TaskModule):
         return TagScores(self.label.name, self.label.classes)
 
 
-class Values(TaskModule):
-    """Values of pixels or of a chip. The head answers standardised values; losses see them so, users never do."""
+@dataclass(frozen=True)
+class ValueOptions:
+    """What differs between tasks on values: dense or of a chip, physical rules, and whether a guide is added to."""
 
-    def __init__(
-        self, context: Context, losses: Sequence[Loss], dense: bool, constraints: Sequence[Constraint] = ()
-    ) -> None:
+    dense: bool = True
+    constraints: tuple[Constraint, ...] = ()
+    residual: bool = False
+
+
+class Values(TaskModule):
+    """Values of pixels or of a chip. The head answers standardised values; losses see them so, users never do.
+
+    With a guide (super-resolution, gap filling) the head refines the input's own bands; an untrained model nearly is
+    the guide.
+    """
+
+    def __init__(self, context: Context, losses: Sequence[Loss], options: ValueOptions) -> None:
         super().__init__(context)
         check_losses(losses, "values", "task.losses")
-        self.dense, self.losses, self.constraints = dense, tuple(losses), tuple(constraints)
+        self.dense, self.losses = options.dense, tuple(losses)
+        bounds = (context.label.low, context.label.high)
+        declared = () if bounds == (None, None) else (Constraint("range", low=bounds[0], high=bounds[1]),)
+        # what the label declares is checked in any case; a run's own rules may also weigh in the loss
+        self.constraints = options.constraints or declared
         self.outputs, self.channels = losses[0].outputs, max(1, len(context.centre))
         k = self.outputs * self.channels
-        self.head: nn.Module = Dense(context, self.levels, k, 0.0) if dense else Vector(self.spec.pooled, k, 0.0)
+        self.guide = context.guide if options.residual else None
+        if self.guide is not None:
+            self.head: nn.Module = Refine(context, self.levels, k)
+        else:
+            self.head = Dense(context, self.levels, k, 0.0) if self.dense else Vector(self.spec.pooled, k, 0.0)
         self.register_buffer("centre", torch.tensor(context.centre or (0.0,)))
         self.register_buffer("scale", torch.tensor(context.scale or (1.0,)))
+        if options.residual and (self.guide is None or self.outputs != 1):
+            raise UserError(
+                f"no input layer shows the bands of '{context.label.name}', or the loss wants several outputs",
+                where="task.residual",
+                remedy="let the label's classes name its bands and use l1, mse or huber, or set residual: false",
+            )
+        # an image may be asked for exactly where nothing is seen
+        self.needs_pixels = self.guide is not None
+        self.asks_unseen = context.label.kind == "image"
 
     def _shape(self, like: Tensor) -> tuple[Tensor, Tensor]:
         wide = (1, -1) + (1,) * (like.ndim - 2)
         return cast("Tensor", self.centre).view(wide), cast("Tensor", self.scale).view(wide)
 
-    def answer(self, features: Features, size: tuple[int, int]) -> Tensor:
-        return self.head(features.maps, size) if self.dense else self.head(features.pooled)
+    def answer(self, features: Features, batch: Batch) -> Tensor:
+        if not self.dense:
+            return self.head(features.pooled)
+        size = self.size_of(batch)
+        if self.guide is None:
+            return self.head(features.maps, size)
+        start, known = guided(batch, self.guide, size, cast("Tensor", self.centre))
+        centre, scale = self._shape(start)
+        return self.head(features.maps, (start - centre) / scale, known)
 
-    def judge(self, out: Tensor, label: Label, batch: Batch) -> Step:
+    def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        out = self.answer(features, batch)
+        return out, self.read(out)
+
+    def learn(self, features: Features, label: Label, batch: Batch) -> Step:
+        out = self.answer(features, batch)
         value, valid = label.value, label.valid
         if value.ndim == 1:
             value, valid = value[:, None], valid[:, None]
-        if self.dense:
+        if self.dense and not self.asks_unseen:
             shown = observed(batch, (valid.shape[-2], valid.shape[-1]))
-            valid = valid if shown is None or not self.masks_inputs else valid & shown[:, None]
+            valid = valid if shown is None else valid & shown[:, None]
         centre, scale = self._shape(value)
         step = total(self.losses, out, (value.float() - centre) / scale, valid, None)
         if self.constraints:
@@ -150,8 +219,6 @@ class Values(TaskModule):
                 step.terms[name] = term.detach()
                 step.loss = step.loss + weight * term
         return step
-
-    masks_inputs = True
 
     def read(self, out: Tensor) -> dict[str, Tensor]:
         blocks = out.float().unflatten(1, (self.outputs, self.channels))
@@ -167,3 +234,17 @@ class Values(TaskModule):
 
     def scores(self) -> Scores:
         return ValueScores(self.label.name)
+
+
+def guided(
+    batch: Batch, guide: tuple[str, tuple[int, ...]], size: tuple[int, int], empty: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The input's own bands: mean over the dates that show a pixel (else `empty`), bicubic; and where one does."""
+    layer = batch.layers[guide[0]]
+    x, valid = layer.x[:, :, list(guide[1])], layer.valid
+    count = valid.sum(1)
+    mean = torch.where(count > 0, (x * valid).sum(1) / count.clamp_min(1), empty.view(1, -1, 1, 1))
+    known = (count > 0).to(mean.dtype)
+    if (mean.shape[-2], mean.shape[-1]) == size:
+        return mean, known
+    return F.interpolate(mean, size, mode="bicubic", align_corners=False), F.interpolate(known, size)

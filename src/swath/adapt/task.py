@@ -81,7 +81,7 @@ class TaskModule(nn.Module, ABC):
         super().__init__()
         self.encoder = context.encoder
         self.spec = as_encoder(context.encoder).spec
-        self.label, self.statistics = context.label, context.statistics
+        self.label, self.statistics, self.ratio = context.label, context.statistics, context.ratio
         self.levels = pyramid(self.spec.widths)
         self.store: Callable[[Batch], Features] | None = None
 
@@ -108,37 +108,38 @@ class TaskModule(nn.Module, ABC):
             return self.encoder(with_statistics(batch, self.statistics), self.levels)
 
     @abstractmethod
-    def answer(self, features: Features, size: tuple[int, int]) -> Tensor:
-        """Raw output of decoder and head, dense ones at `size`."""
+    def learn(self, features: Features, label: Label, batch: Batch) -> Step:
+        """The loss of a batch."""
         ...
 
     @abstractmethod
-    def judge(self, out: Tensor, label: Label, batch: Batch) -> Step: ...
-
-    @abstractmethod
-    def read(self, out: Tensor) -> dict[str, Tensor]:
-        """Raw output as arrays in the user's terms."""
+    def tell(self, features: Features, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Raw output (None where one tensor cannot hold it), and arrays in the user's terms."""
         ...
 
     @abstractmethod
     def scores(self) -> Scores: ...
 
+    needs_pixels = False
+    """Whether the answer needs the input itself beside the features (then features alone cannot be cached)."""
+
     def size_of(self, batch: Batch) -> tuple[int, int]:
-        """Size of a dense answer: the label's where there is one, else the finest layer's."""
+        """Size of a dense answer: the label's where there is one, else the finest layer's times `ratio`."""
         label = batch.labels.get(self.label.name)
         if label is not None and label.value.ndim >= 3:
             return label.value.shape[-2], label.value.shape[-1]
-        return finest(batch)
+        h, w = finest(batch)
+        return round(h * self.ratio), round(w * self.ratio)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Step:
         if self.label.name not in batch.labels:
             raise UserError(f"the batch has no label '{self.label.name}'", where=", ".join(names_of(batch)[:3]))
         label = batch.labels[self.label.name]
-        return self.judge(self.answer(self.features(batch), self.size_of(batch)), label, batch)
+        return self.learn(self.features(batch), label, batch)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Named arrays for a batch, with or without labels."""
-        return self.read(self.answer(self.features(batch), self.size_of(batch)))
+        return self.tell(self.features(batch), batch)[1]
 
 
 def pyramid(widths: Sequence[int]) -> list[int]:

@@ -104,7 +104,7 @@ def _fit(run: TuneRun, ready: Prepared, out: Path) -> FitReport | None:
         _remember(ready, head)
         return None
     transform = run.augment.transform(run.loop.seed)
-    cached = run.cache and task.frozen and transform is None
+    cached = run.cache and task.frozen and transform is None and not task.needs_pixels
     if cached:
         index = [*ready.splits.train, *ready.splits.val]
         source = _cache(run, ready, out, index)

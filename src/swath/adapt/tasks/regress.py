@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from swath.adapt.constraints import Constraint
-from swath.adapt.heads import Values
+from swath.adapt.heads import ValueOptions, Values
 from swath.adapt.losses import LOSSES, Loss
 from swath.adapt.losses.huber import Huber
 from swath.adapt.task import Context
@@ -26,7 +26,7 @@ class Regress:
     constraints: tuple[Constraint, ...] = ()
 
     def build(self, context: Context) -> Values:
-        return Values(context, self.losses, True, self.constraints)
+        return Values(context, self.losses, ValueOptions(constraints=self.constraints))
 
 
 MEMBER = Regress
