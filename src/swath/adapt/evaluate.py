@@ -52,7 +52,7 @@ def batches(
 def evaluate(task: TaskModule, given: Iterator[Batch], *, trust: bool = False) -> Evidence:
     """Scores, and with `trust` a thin sample of outputs (before temperature), truths and features."""
     task.eval()
-    device = next(task.parameters()).device
+    device = next((p.device for p in task.parameters()), torch.device("cpu"))  # raw pixels have no weights
     found = Evidence(task.scores())
     for batch in given:
         batch = batch.to(device)

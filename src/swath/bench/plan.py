@@ -23,11 +23,13 @@ class Entrant:
     """One encoder of the comparison, its weights, and the controls by which differences can be told apart.
 
     An encoder without `weights` is drawn at random anew from each seed: its spread is the spread of the draw.
+    `pretrain` is a pretraining run (data, objective, loop) that makes the weights first, once for all cells.
     """
 
     encoder: Annotated[EncoderConfig, ENCODERS]
     name: str = ""
     weights: str = ""
+    pretrain: dict[str, Any] = field(default_factory=dict[str, Any])
     exceptions: tuple[str, ...] = ()
     adaptation: Adaptation = field(default_factory=Adaptation)
     licence: str = ""
@@ -37,7 +39,10 @@ class Entrant:
     @property
     def label(self) -> str:
         size = getattr(self.encoder, "size", "")
-        return self.name or f"{self.encoder.kind}{'-' + size if size else ''}{'' if self.weights else '-random'}"
+        return (
+            self.name
+            or f"{self.encoder.kind}{'-' + size if size else ''}{'' if self.weights or self.pretrain else '-random'}"
+        )
 
 
 @dataclass(frozen=True)

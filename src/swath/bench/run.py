@@ -6,6 +6,7 @@ A cell that fails with a named error becomes a record too, flagged and without a
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import shutil
@@ -13,16 +14,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
-from swath.bench.plan import RANDOM, Cell, Plan, cells
+from swath.bench.plan import RANDOM, Cell, Entrant, Plan, cells
 from swath.bench.store import add
 from swath.bench.suites import SUITES
-from swath.core.config import plain
+from swath.core.config import digest, parse, parse_member, plain
+from swath.core.contracts import Source
 from swath.core.errors import SwathError, UserError
 from swath.core.records import Result, read
+from swath.data.sources import SOURCES
 
 Say = Callable[[int, int, Result], None]
 
@@ -44,6 +48,7 @@ def run(plan: Plan, engine: Engine | None = None, say: Say | None = None) -> Pat
     out.mkdir(parents=True, exist_ok=True)
     records = out / "records.jsonl"
     have = {str(r.extra.get("cell")) for r in read(records)} if records.exists() else set[str]()
+    plan = dataclasses.replace(plan, encoders=tuple(made(e, out) for e in plan.encoders))
     work = list(cells(plan))
     todo = [c for c in searched(plan, work) if c.key not in have]
     done = len(work) - len(todo)
@@ -55,6 +60,26 @@ def run(plan: Plan, engine: Engine | None = None, say: Say | None = None) -> Pat
     return records
 
 
+def made(entrant: Entrant, out: Path) -> Entrant:
+    """The entrant with its own weights pretrained, if it asks for that; a finished pretraining is not repeated."""
+    if not entrant.pretrain:
+        return entrant
+    from swath.objectives.pretraining import PretrainRun, pretrain
+
+    folder = out / "pretrained" / entrant.label
+    raw = {"name": entrant.label, **entrant.pretrain, "encoder": plain(entrant.encoder), "out": str(folder)}
+    run = parse(raw, PretrainRun, where=f"{entrant.label}, pretrain")
+    stamp, weights = folder / "run.digest", folder / "encoder.safetensors"
+    if not (stamp.is_file() and weights.is_file() and stamp.read_text(encoding="utf-8") == digest(run)):
+        pretrain(run)
+        stamp.write_text(digest(run), encoding="utf-8")
+    controls = {"algorithm": run.objective.kind, "data": digest(run.data)[:16], **entrant.controls}
+    licence = entrant.licence or "Apache-2.0"
+    return dataclasses.replace(
+        entrant, name=entrant.label, weights=str(weights), pretrain={}, controls=controls, licence=licence
+    )
+
+
 def one(cell: Cell, keep: bool = False) -> Result:
     """One cell: the same `tune` a user calls, its result under the suite's protocol."""
     import torch
@@ -64,7 +89,7 @@ def one(cell: Cell, keep: bool = False) -> Result:
     # Random weights are part of what a seed decides; a process that ran other cells before must draw the same ones.
     torch.manual_seed(cell.seed)
     try:
-        outcome = tune(cell.run)
+        outcome = tune(cell.run, _source(json.dumps(plain(cell.run.data), sort_keys=True)))
         line = Path(outcome.out / "results.jsonl").read_text(encoding="utf-8").splitlines()[-1]
         found = Result.from_line(line)
     except SwathError as error:
@@ -73,6 +98,12 @@ def one(cell: Cell, keep: bool = False) -> Result:
         if not keep:
             shutil.rmtree(cell.run.out, ignore_errors=True)
     return _record(cell, found, outcome.scores)
+
+
+@lru_cache(maxsize=2)
+def _source(text: str) -> Source:
+    """The data of consecutive cells, opened (and, for the world, rendered) once in a process."""
+    return parse_member(json.loads(text), SOURCES, where="data").build()
 
 
 def _record(cell: Cell, found: Result, scores: dict[str, float]) -> Result:

@@ -35,7 +35,10 @@ class SuiteData:
 
 @dataclass(frozen=True)
 class Suite:
-    """Data sets, capabilities (named groups of them) and frozen rules. `unknown` lists what was never published."""
+    """Data sets, capabilities (named groups of them) and frozen rules. `unknown` lists what was never published.
+
+    `compare` is the comparison that `swath bench run SUITE` makes when no encoder is named; it is no part of the rules.
+    """
 
     name: str
     title: str
@@ -46,6 +49,7 @@ class Suite:
     unknown: tuple[str, ...] = ()
     source: str = ""
     licence: str = ""
+    compare: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def protocol(self) -> Protocol:
@@ -73,7 +77,7 @@ def read_suite(name: str, path: Traversable) -> Suite:
     try:
         data = tuple(SuiteData(**d) for d in raw["data"])
         groups = {str(k): tuple(str(i) for i in v) for k, v in raw.get("capabilities", {}).items()}
-        head = {k: raw[k] for k in ("title", "version", "source", "licence", "rules") if k in raw}
+        head = {k: raw[k] for k in ("title", "version", "source", "licence", "rules", "compare") if k in raw}
         suite = Suite(name=name, data=data, capabilities=groups, unknown=tuple(raw.get("unknown", ())), **head)
     except (KeyError, TypeError) as why:
         raise SwathError(f"the suite is not readable: {why}", where=str(path)) from why

@@ -1,0 +1,1 @@
+"""The verbs of `swath bench`, one file each."""
