@@ -39,7 +39,7 @@ class Mahalanobis:
     def score(self, features: Tensor) -> Tensor:
         """0..1: share of training features that lie nearer to their mean."""
         ranks = self.ranks.to(features.device)
-        return torch.searchsorted(ranks, self.distance(features).contiguous()).float() / (len(ranks) - 1)
+        return torch.searchsorted(ranks, self.distance(features).contiguous()).float() / len(ranks)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"ood.mean": self.mean, "ood.factor": self.factor, "ood.ranks": self.ranks}
