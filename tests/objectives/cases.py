@@ -10,6 +10,17 @@ CASES = {
     "mae": (DECODER, {}),
     "moco": ({"hidden": 16, "dim": 8, "queue": 12}, {"sensors": (S2,)}),
     "latent-mim": ({"width": 16, "depth": 1, "heads": 2, "dim": 12}, {}),
+    "simmim": ({}, {}),
+    "distill": ({"mask": "random"}, {}),
+    "sum": ({"parts": [{"kind": "simmim"}, {"kind": "distill", "mask": "random"}], "weights": [1.0, 0.5]}, {}),
+    "fgmae": (DECODER, {}),
+    "data2vec": ({"top": 2, "mask": {"kind": "blocks", "smallest": 2}}, {}),
+    "dino": ({"prototypes": 24, "hidden": 16, "bottleneck": 8, "local": 2}, {"sensors": (S2,)}),
+    "seco": ({"dim": 8, "queue": 20}, {"sensors": (S2,), "t": 3}),
+    "triplet": ({"margin": 1.0}, {"sensors": (S2,)}),
+    "decur": ({"dim": 16, "common": 12}, {}),
+    "croma": ({**DECODER, "dim": 8}, {}),
+    "multimae": ({"width": 16, "depth": 1, "heads": 2}, {}),
 }
 
 
@@ -22,5 +33,5 @@ def make(name, **more):
     encoder = Tiny(sensors)
     torch.manual_seed(11)
     config = parse_member({"kind": name, **given, **more}, OBJECTIVES)
-    teacher = Tiny(sensors, width=16, seed=9) if name == "distill" else None
+    teacher = Tiny(sensors, width=16, seed=9) if name in ("distill", "sum") else None
     return config.build(Kit(encoder, make_batch(1, **how), teacher)), how

@@ -75,3 +75,23 @@ def follow(slow: nn.Module, fast: nn.Module, m: float) -> None:
         a.lerp_(b.detach().to(a.dtype), 1 - m)
     for a, b in zip(slow.buffers(), fast.buffers(), strict=True):
         a.copy_(b)
+
+
+def tapped(encoder: nn.Module, tokens: Tokens) -> list[Tensor]:
+    """Token states before the blocks and after each, found by hooks on the encoder's repeated blocks."""
+    from swath.train.optim import blocks_of
+
+    n, states = len(tokens.place), [tokens.x]
+    hooks = [
+        block.register_forward_hook(lambda _m, _i, out: states.append(out[:, -n:]))  # prefix tokens come first
+        for _, block in blocks_of(encoder)
+    ]
+    encode(encoder, tokens)
+    for hook in hooks:
+        hook.remove()
+    return states
+
+
+def frozen_eval(module: nn.Module) -> nn.Module:
+    """A module that learns nothing and never enters training mode's randomness."""
+    return module.requires_grad_(False).eval()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from swath.core import Batch, Step, Tokens, UserError, per_sample
 from swath.objectives import Kit
-from swath.objectives._objective import ObjectiveModule, encode, follow, momentum, token_width, tokenize
+from swath.objectives._objective import ObjectiveModule, encode, follow, momentum, tapped, token_width, tokenize
 from swath.objectives.losses.contrast import gather, info_nce, patch_discrimination
 from swath.objectives.masks import MASKS, Mask, Plan, draw
 from swath.objectives.masks.cross import Cross
@@ -95,7 +95,7 @@ class Latent(ObjectiveModule):
         wanted = {s: self.config.depths.get(s, 1.0) for s in tokens.sensors}
         out = encode(slow, tokens) if 1.0 in wanted.values() else tokens.x
         if set(wanted.values()) - {1.0}:
-            layers = _tapped(slow, tokens)
+            layers = tapped(slow, tokens)
             for s, name in enumerate(tokens.sensors):
                 here = tokens.place[:, 0] == s
                 at = round(wanted[name] * (len(layers) - 1))
@@ -141,21 +141,6 @@ class Latent(ObjectiveModule):
     def after_step(self, step: int, total: int) -> None:
         if self.slow is not None:
             follow(self.slow, self.encoder, momentum(*self.config.ema, step, total))
-
-
-def _tapped(encoder: nn.Module, tokens: Tokens) -> list[Tensor]:
-    """Token states before the blocks and after each, found by hooks on the encoder's repeated blocks."""
-    from swath.train.optim import blocks_of
-
-    n, states = len(tokens.place), [tokens.x]
-    hooks = [
-        block.register_forward_hook(lambda _m, _i, out: states.append(out[:, -n:]))  # prefix tokens come first
-        for _, block in blocks_of(encoder)
-    ]
-    encode(encoder, tokens)
-    for hook in hooks:
-        hook.remove()
-    return states
 
 
 MEMBER = LatentMIM

@@ -21,10 +21,10 @@ INDICES = (("nir", "red"), ("green", "nir"), ("swir16", "nir"))
 def hog(x: Tensor, cell: int, bins: int = 9, eps: float = 1e-6) -> Tensor:
     """(N, C, H, W) as (N, C * bins, H // cell, W // cell): per band, one unit-length histogram a cell."""
     n, c, h, w = x.shape
-    y = x.reshape(n * c, 1, h, w)
-    edge = F.pad(y, (1, 1, 1, 1), mode="replicate")
+    edge = F.pad(x.reshape(n * c, 1, h, w), (1, 1, 1, 1), mode="replicate")
     sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]], device=x.device, dtype=x.dtype)
-    gx, gy = (F.conv2d(edge, k[None, None]) for k in (sobel, sobel.T.contiguous()))
+    with torch.autocast(x.device.type, enabled=False):
+        gx, gy = (F.conv2d(edge, k[None, None]) for k in (sobel, sobel.T.contiguous()))
     magnitude, angle = (gx.square() + gy.square()).sqrt(), torch.atan2(gx, gy)
     place = (angle / math.pi * bins).floor().long() % bins
     votes = torch.zeros(n * c, bins, h, w, device=x.device, dtype=x.dtype).scatter_(1, place, magnitude)

@@ -69,14 +69,14 @@ def patches(batch: Batch, tokens: Tokens) -> dict[str, Patches]:
         steps = int(place[:, 2].max()) + 1
         size = (t // steps, -(-h // rows), -(-w // cols))
         at = (place[:, 2] * rows + place[:, 3]) * cols + place[:, 4]
-        value = _cut(standard(layer), size, (steps, rows, cols))[:, at]
-        valid = _cut(layer.valid.float(), size, (steps, rows, cols))[:, at] > 0.5
+        value = cut(standard(layer), size, (steps, rows, cols))[:, at]
+        valid = cut(layer.valid.float(), size, (steps, rows, cols))[:, at] > 0.5
         classes = len(layer.sensor.classes) if layer.sensor.kind == "classes" else 0
         out[name] = Patches(layer.sensor, index, value, valid, size, classes)
     return out
 
 
-def _cut(x: Tensor, size: tuple[int, int, int], grid: tuple[int, int, int]) -> Tensor:
+def cut(x: Tensor, size: tuple[int, int, int], grid: tuple[int, int, int]) -> Tensor:
     """(B, T, C, H, W) as (B, steps * rows * cols, C, tubelet * ph * pw); short edges are padded with zeros."""
     b, _, c, h, w = x.shape
     (tub, ph, pw), (steps, rows, cols) = size, grid

@@ -21,7 +21,7 @@ from swath.core import Batch, Layer, UserError
 class Views:
     """`season`: each view gets one date of every series, all different where there are enough. `crop` is the range
     of the area kept, `gain` and `haze` the widths of a factor and an offset, in the band's own unit, `drop_band` the
-    chance that a band is blanked."""
+    chance that a band is blanked, `shrink` the side of the view as a share of the chip's."""
 
     season: bool = True
     crop: tuple[float, float] = (0.2, 1.0)
@@ -29,6 +29,7 @@ class Views:
     gain: float = 0.1
     haze: float = 0.02
     drop_band: float = 0.0
+    shrink: float = 1.0
 
     def make(self, batch: Batch, draws: Sequence[torch.Generator], n: int = 2) -> list[Batch]:
         """`n` views."""
@@ -40,7 +41,7 @@ class Views:
         geometry = torch.stack([self._affine(g) for g in draws])
         layers: dict[str, Layer] = {}
         for name, layer in batch.layers.items():
-            moved = warp(layer, geometry)
+            moved = warp(layer, geometry, self.shrink)
             layers[name] = moved if layer.sensor.kind == "classes" else self._radiometry(moved, draws)
         return replace(batch, layers=layers, labels={})
 
@@ -74,10 +75,11 @@ class Views:
         return replace(layer, x=torch.where(layer.valid, x, x.new_zeros(())))
 
 
-def warp(layer: Layer, geometry: Tensor) -> Layer:
+def warp(layer: Layer, geometry: Tensor, shrink: float = 1.0) -> Layer:
     """Resample by one affine map a sample (2, 3), in the unit square; classes by nearest neighbour."""
     b, _, _, h, w = layer.shape
-    grid = F.affine_grid(geometry.to(layer.x.device), [b, 1, h, w], align_corners=False)
+    size = [b, 1, max(1, round(h * shrink)), max(1, round(w * shrink))]
+    grid = F.affine_grid(geometry.to(layer.x.device), size, align_corners=False)
     mode = "nearest" if layer.sensor.kind == "classes" else "bilinear"
     weight = layer.valid.to(layer.x.dtype)
 

@@ -1,0 +1,71 @@
+"""SimMIM: mask tokens replace hidden tokens inside the encoder, one linear head paints them. Nothing is dropped.
+
+L = sum_i M_i mean_j |p_ij - t_ij| / sum M. https://arxiv.org/abs/2111.09886
+Together with `distill` in a `sum` it is GFM's continual pretraining, https://arxiv.org/abs/2302.04476
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from swath.core import Batch, Step, Tokens, per_sample
+from swath.objectives import Kit
+from swath.objectives._objective import ObjectiveModule, encode, token_width, tokenize
+from swath.objectives.losses.pixels import PixelLoss, masked_pixels, weigh
+from swath.objectives.masks import MASKS, Mask, Plan, draw
+from swath.objectives.masks.blocks import Blocks
+from swath.objectives.predictors import PixelHeads, PlaceCode
+from swath.objectives.targets.pixels import patches
+
+
+@dataclass(frozen=True)
+class SimMIM:
+    """The default mask hides aligned squares of 2 x 2 tokens, six tenths of them."""
+
+    kind: ClassVar[str] = "simmim"
+    mask: Annotated[Mask, MASKS] = field(default_factory=lambda: Blocks(0.6, side=2))
+    loss: PixelLoss = "l1"
+    norm_pix: bool = False
+
+    def build(self, kit: Kit) -> Dense:
+        return Dense(self, kit)
+
+
+class Dense(ObjectiveModule):
+    """The module of `SimMIM`."""
+
+    def __init__(self, config: SimMIM, kit: Kit) -> None:
+        super().__init__(kit.encoder)
+        self.config = config
+        with torch.no_grad():
+            tokens = tokenize(kit.encoder, kit.example)
+            example = patches(kit.example, tokens)
+        self.mask_token = nn.Parameter(torch.randn(tokens.x.shape[2]) * 0.02)
+        self.place = PlaceCode(tokens.x.shape[2])
+        self.heads = PixelHeads(token_width(kit.encoder), example)
+
+    def hide(self, batch: Batch, tokens: Tokens, plan: Plan) -> Tokens:
+        """The tokens with mask tokens (and their places) where the plan has targets."""
+        blank = (self.mask_token + self.place(batch, tokens)).to(tokens.x.dtype)
+        return replace(tokens, x=torch.where(plan.target[..., None], blank, tokens.x))
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Step:
+        tokens = tokenize(self.encoder, batch)
+        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        x: Tensor = encode(self.encoder, self.hide(batch, tokens, plan))
+        c = self.config
+        sums = {
+            name: masked_pixels(
+                self.heads(x[:, p.index], p), p, plan.target[:, p.index], kind=c.loss, norm_pix=c.norm_pix
+            )
+            for name, p in patches(batch, tokens).items()
+        }
+        mean, count = weigh(sums)
+        return Step(mean, {}, count)
+
+
+MEMBER = SimMIM
