@@ -109,16 +109,18 @@ def _source(text: str) -> Source:
 def _record(cell: Cell, found: Result, scores: dict[str, float]) -> Result:
     suite = SUITES.get(cell.suite)
     item = suite.dataset(cell.dataset)
-    metric = item.metric or found.metric
-    if metric not in scores:
-        raise UserError(f"the task gives no '{metric}'", where=f"suite {cell.suite}, {cell.dataset}",
-                        remedy=f"it gives {', '.join(sorted(scores))}")  # fmt: skip
-    value = scores[metric]
-    own = metric == found.metric
+    name = item.score or item.metric or found.metric
+    if name not in scores:
+        known = ", ".join(sorted(k for k in scores if "/" not in k))
+        raise UserError(
+            f"the task gives no '{name}'", where=f"{cell.suite}, {cell.dataset}", remedy=f"it gives {known}"
+        )
+    value = item.offset + item.factor * scores[name]
+    own = name == found.metric and (item.offset, item.factor) == (0.0, 1.0)
     return dataclasses.replace(
         found,
         **_identity(cell),
-        metric=metric,
+        metric=item.metric or found.metric,
         direction=item.direction,
         value=value,
         failed=not math.isfinite(value),

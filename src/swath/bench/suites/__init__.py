@@ -18,7 +18,8 @@ class SuiteData:
     """One data set of a suite. `low, high` are the frozen anchors of the min-max scale, where published.
 
     `source` is the data section of a run where the suite knows it (the world), else `card` names the shipped card and
-    the user says where the files lie; `settings` are further keys of the run (task, augment, loop).
+    the user says where the files lie; `settings` are further keys of the run (task, augment, loop). `score` is our name
+    of the metric where the suite's differs; a record's value is offset + factor * score.
     """
 
     id: str
@@ -31,6 +32,9 @@ class SuiteData:
     notes: str = ""
     source: Mapping[str, Any] = field(default_factory=dict[str, Any])
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    score: str = ""
+    factor: float = 1.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
