@@ -44,7 +44,7 @@ def test_a_run_resumes_and_keeps_what_failed(tmp_path):
     assert {r.encoder for r in bad} == {"wants a series"} and "1 timesteps for 3" in bad[0].extra["error"]
     for r in good:
         assert 0 <= r.value <= 1 and r.origin == "rerun" and r.suite == "world-mini" and r.hashes["data"]
-        assert r.licences["weights"] == "LicenseRef-no-weights" and r.protocol == list(read(records))[0].protocol
+        assert r.licences["weights"] == "LicenseRef-no-weights" and len({x.protocol for x in rows}) == 1
     seen.clear()
     run(short, say=lambda i, n, r: seen.append(i))
     assert not seen and len(list(read(records))) == 4
@@ -59,6 +59,7 @@ def test_the_same_seed_gives_the_same_record(tmp_path):
     assert values[0] == values[1]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_records(tmp_path):
     from swath.bench.run import Engine
 
