@@ -43,9 +43,23 @@ class Evidence:
 def batches(
     source: Source, index: Sequence[int], bands: Mapping[str, Sequence[str]] | None, size: int
 ) -> Iterator[Batch]:
-    """The samples in order, collated."""
-    for at in range(0, len(index), size):
-        yield collate([source.sample(i, bands) for i in index[at : at + size]])
+    """The samples in order, collated; samples of another size start a batch of their own."""
+    held: list[Batch] = []
+    for i in index:
+        sample = source.sample(i, bands)
+        if held and (len(held) == size or shapes(sample) != shapes(held[0])):
+            yield collate(held)
+            held = []
+        held.append(sample)
+    if held:
+        yield collate(held)
+
+
+def shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
+    """Height and width of every layer and label of a sample."""
+    layers = {k: (v.shape[3], v.shape[4]) for k, v in batch.layers.items()}
+    dense = {f"label {k}": tuple(v.value.shape[-2:]) for k, v in batch.labels.items() if v.value.ndim >= 3}
+    return layers | dense
 
 
 @torch.no_grad()

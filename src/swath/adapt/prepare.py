@@ -11,6 +11,7 @@ import torch
 
 from swath.adapt import delta
 from swath.adapt.build import Recipe, assemble, decoder_of
+from swath.adapt.evaluate import shapes
 from swath.adapt.run import TuneRun
 from swath.adapt.task import TaskModule, check_classes, finest
 from swath.core.batch import Batch, Label
@@ -141,19 +142,26 @@ class Look:
     dates: dict[str, tuple[int, int]] = field(default_factory=dict[str, "tuple[int, int]"])
 
 
-def look(source: Source, index: Sequence[int], label: LabelSpec, bands: Mapping[str, Sequence[str]]) -> Look:
-    """Class counts, moments of values and of bands over (some of) the training split; labels are checked on the way."""
+def look(
+    source: Source, index: Sequence[int], label: LabelSpec, bands: Mapping[str, Sequence[str]], *, mixed: bool = False
+) -> Look:
+    """Class counts, moments of values and of bands over (some of) the training split; labels and sizes are checked on
+    the way (`mixed` sizes are fine when the run crops)."""
     step = max(1, len(index) // LOOKS)
-    first: Batch | None = None
     counts = torch.zeros(max(1, len(label.classes)), dtype=torch.float64)
     sums: torch.Tensor | None = None
     moments: dict[str, torch.Tensor] = {}
     found = Look(source.sample(index[0], bands), counts)
     for i in index[::step]:
         batch = source.sample(i, bands)
-        first = first or batch
         if label.name not in batch.labels:
             raise UserError(f"the sample has no label '{label.name}'", where=f"{source.name}: {_name(batch)}")
+        if not mixed and shapes(batch) != shapes(found.first):
+            raise UserError(
+                f"samples differ in size: {_sizes(batch)} here, {_sizes(found.first)} in {_name(found.first)}",
+                where=f"{source.name}: {_name(batch)}",
+                remedy="set augment.crop to cut training samples to one size, or resample the data",
+            )
         sums = _label_sums(batch.labels[label.name], label, batch, counts, sums)
         for name, layer in batch.layers.items():
             low, high = found.dates.get(name, (layer.shape[1], layer.shape[1]))
@@ -162,7 +170,7 @@ def look(source: Source, index: Sequence[int], label: LabelSpec, bands: Mapping[
             n = layer.valid.double().sum().expand(x.shape[2])
             row = torch.stack([n, x.sum((0, 1, 3, 4)), (x**2).sum((0, 1, 3, 4))])
             moments[name] = moments.get(name, torch.zeros_like(row)) + row
-    found.first, found.total = first or found.first, len(index[::step])
+    found.total = len(index[::step])
     for name, (n, s, s2) in moments.items():
         mean = s / n.clamp_min(1)
         std = (s2 / n.clamp_min(1) - mean**2).clamp_min(1e-12).sqrt()
@@ -203,6 +211,10 @@ def _label_sums(label: Label, spec: LabelSpec, batch: Batch, counts: torch.Tenso
     return sums
 
 
+def _sizes(batch: Batch) -> str:
+    return ", ".join(f"{k} {' x '.join(map(str, v))}" for k, v in shapes(batch).items())
+
+
 def _name(batch: Batch) -> str:
     return batch.where.names[0] if batch.where.names else str(int(batch.where.key[0]))
 
@@ -231,7 +243,7 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
         run.encoder, weights=run.weights or None, adaptation=run.adaptation, exceptions=run.exceptions
     )
     bands = choose_bands(source.sensors, run, encoder.spec)
-    seen = look(source, splits.train, label, bands)
+    seen = look(source, splits.train, label, bands, mixed=run.augment.crop > 0)
     first = seen.first
     balanced = bool(getattr(run.task, "balanced", False))
     if label.classes and label.kind in ("class", "mask"):

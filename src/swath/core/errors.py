@@ -40,7 +40,9 @@ class UnknownName(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
         names = sorted(known)
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        # letter case is no difference: BLEU is near blue
+        lower = {n.lower(): n for n in reversed(names)}
+        close = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
         remedy = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names[:20]) or 'none'}"
         self.name, self.nearest = name, close
         super().__init__(f"unknown {kind} '{name}'", where=where, remedy=remedy)

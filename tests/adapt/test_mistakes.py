@@ -1,0 +1,168 @@
+"""The mistakes that users of other toolkits meet, each tried: a named error, or the right result."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny_adapt as tiny
+import torch
+from test_tune import make
+
+from swath.adapt.bundle import Bundle
+from swath.adapt.prepare import prepare
+from swath.adapt.run import TuneRun
+from swath.adapt.tune import tune
+from swath.core import config
+from swath.core.batch import Batch, Label, Layer
+from swath.core.errors import UserError
+
+FAST = {"loop": {"steps": 2, "batch_size": 4, "progress": False}, "trust": {"bootstrap": 5, "chips": 0}}
+
+
+class Changed(tiny.TinySource):
+    """A tiny source whose sample `at` is changed."""
+
+    def __init__(self, change, at=2, **given):
+        super().__init__(**given)
+        self.change, self.at = change, at
+
+    def sample(self, index, bands=None):
+        one = super().sample(index)
+        return self.change(one) if index == self.at else one
+
+
+def with_label(value, valid=None):
+    def change(one):
+        label = one.labels["what"]
+        new = value(label.value)
+        return Batch(
+            one.layers, one.where, {"what": Label(label.kind, new, label.valid if valid is None else valid(new))}
+        )
+
+    return change
+
+
+def test_a_band_that_the_files_have_not(tmp_path):
+    run = make(tmp_path, task="segment", bands={"sentinel2-l2a": ["blue", "green", "red", "nir", "swir16", "swir22"]})
+    with pytest.raises(UserError, match=r"unknown band 'swir16'(.|\n)*sensor sentinel2-l2a"):
+        prepare(run, tiny.TinySource())
+
+
+def test_a_typo_in_a_band(tmp_path):
+    with pytest.raises(UserError, match="did you mean blue"):
+        prepare(make(tmp_path, task="segment", bands={"sentinel2-l2a": ["BLEU", "green"]}), tiny.TinySource())
+
+
+def test_a_mask_value_outside_the_legend(tmp_path):
+    source = Changed(with_label(lambda v: v.masked_fill(v == 2, 255)))
+    with pytest.raises(UserError, match=r"\[255\], outside its 3 classes \(a, b, c\)(.|\n)*tiny-2(.|\n)*ignore"):
+        prepare(make(tmp_path, task="segment"), source)
+
+
+def test_an_ignored_value_is_invalid_and_harmless(tmp_path):
+    source = Changed(with_label(lambda v: v.masked_fill(v == 2, 255), lambda v: v != 255))
+    assert tune(make(tmp_path, task="segment", **FAST), source).scores["accuracy_micro"] > 0
+
+
+def test_nan_pixels_do_not_poison(tmp_path):
+    def hole(one):
+        layer = one.layers[tiny.SENSOR.id]
+        x = layer.x.clone()
+        x[..., :5, :5] = torch.nan
+        return Batch({tiny.SENSOR.id: Layer.of(tiny.SENSOR, x, times=layer.times)}, one.where, one.labels)
+
+    found = tune(make(tmp_path, task="segment", **FAST), Changed(hole))
+    assert all(v is None or v == v for v in found.record["scores"].values())
+    assert torch.isfinite(Bundle.load(found.bundle).predict(hole(tiny.TinySource().sample(2)))["probabilities"]).all()
+
+
+def test_one_image_of_another_size(tmp_path):
+    def small(one):
+        layer, label = one.layers[tiny.SENSOR.id], one.labels["what"]
+        part = Layer(tiny.SENSOR, layer.x[..., :24, :24], layer.valid[..., :24, :24], layer.times)
+        return Batch({tiny.SENSOR.id: part}, one.where,
+                     {"what": Label("mask", label.value[:, :24, :24], label.valid[:, :24, :24])})  # fmt: skip
+
+    source = Changed(small)
+    with pytest.raises(UserError, match=r"24 x 24(.|\n)*32 x 32(.|\n)*tiny-2(.|\n)*augment.crop"):
+        prepare(make(tmp_path, task="segment"), source)
+    assert tune(make(tmp_path, task="segment", augment={"crop": 16}, **FAST), source).scores["accuracy_micro"] > 0
+
+
+def test_one_label_missing(tmp_path):
+    with pytest.raises(UserError, match=r"no label 'what'(.|\n)*tiny-2"):
+        prepare(make(tmp_path, task="segment"), Changed(lambda one: Batch(one.layers, one.where)))
+
+
+def test_a_missing_folder(tmp_path):
+    run = make(tmp_path, task="segment", data={"kind": "folder", "path": str(tmp_path / "absent")})
+    with pytest.raises(UserError, match=r"no such folder(.|\n)*absent"):
+        prepare(run)
+
+
+def test_a_batch_larger_than_the_data_still_trains(tmp_path):
+    given = {**FAST, "loop": {"epochs": 3, "batch_size": 64, "progress": False}}
+    found = tune(make(tmp_path, task="segment", **given), tiny.TinySource(n=12))
+    assert found.record["fit"]["steps"] == 3
+    assert any("64 > 6 training samples" in n for n in found.record["notes"])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"encoder": "swath-vti"}, "did you mean swath-vit"),
+        ({"task": {"kind": "segment", "num_classes": 3}}, "unknown key 'num_classes'"),
+        ({"task": "segment", "decoder": {"kind": "unet", "widht": 3}}, "did you mean width"),
+        ({"task": "segmnet"}, "did you mean segment"),
+        ({"task": {"kind": "segment", "losses": ["dise"]}}, "did you mean dice"),
+        ({"task": "segment", "loop": {"epochs": 2, "batchsize": 3}}, "did you mean batch_size"),
+    ],
+)
+def test_typos_name_the_nearest(given, words, tmp_path):
+    with pytest.raises(UserError, match=words) as raised:
+        make(tmp_path, **{"task": "segment", **given})
+    assert len(str(raised.value)) < 300
+
+
+def test_two_labels_must_be_told_apart(tmp_path):
+    source = tiny.TinySource()
+    source.labels = {"what": tiny.LABELS["mask"], "other": replace(tiny.LABELS["mask"], name="other")}
+    with pytest.raises(UserError, match="label: NAME"):
+        prepare(make(tmp_path, task="segment"), source)
+
+
+def test_losses_that_do_not_fit(tmp_path):
+    with pytest.raises(UserError, match="'mse' judges values, this task answers classes"):
+        prepare(make(tmp_path, task={"kind": "segment", "losses": ["mse"]}), tiny.TinySource())
+    with pytest.raises(UserError, match="uses no decoder"):
+        prepare(make(tmp_path, task="classify", decoder="unet"), tiny.TinySource("class"))
+
+
+def test_one_class_only(tmp_path):
+    class One(tiny.TinySource):
+        def sample(self, index, bands=None):
+            return with_label(lambda v: v * 0)(super().sample(index))
+
+    with pytest.raises(UserError, match="shows only the class"):
+        prepare(make(tmp_path, task="segment"), One())
+
+
+def test_other_settings_never_overwrite_a_run(tmp_path):
+    source = tiny.TinySource()
+    found = tune(make(tmp_path, task="segment", **FAST), source)
+    before = (found.out / "record.json").read_text()
+    plan = config.override(config.plain(make(tmp_path, task="segment", **FAST)), ["loop.lr=0.01"])
+    changed = config.parse(plan, TuneRun)
+    with pytest.raises(UserError, match="lr"):
+        tune(changed, source)
+    assert (found.out / "record.json").read_text() == before
+    assert not [p for p in found.out.rglob("*") if p.name.endswith((".part", ".tmp")) or p.name.startswith(".bundle")]
+
+
+def test_defaults_work_as_they_are(tmp_path):
+    """A run that says nothing but what it must: no ignore index, means or class counts to forget."""
+    plan = {"name": "x", "data": {"kind": "folder", "path": "x"}, "encoder": "swath-vit", "task": "segment"}
+    run = config.parse(plan, TuneRun)
+    ready = prepare(replace(run, out=str(tmp_path)), tiny.TinySource(n=6))
+    assert ready.recipe.label.classes == ("a", "b", "c") and json.dumps(config.plain(ready.recipe))
+    assert ready.bands == {tiny.SENSOR.id: ("blue", "green", "red", "nir")}
