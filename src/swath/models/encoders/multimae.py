@@ -97,7 +97,7 @@ class TaskDecoder(nn.Module):
     def __init__(self, s: MultimaeShape, bands: int, patch: int, tasks: Sequence[str]) -> None:
         super().__init__()
         d = s.decoder_dim
-        self.patch = patch
+        self.patch, self.tasks = patch, tuple(tasks)
         self.task_embeddings = nn.ParameterDict({t: nn.Parameter(torch.zeros(1, 1, d)) for t in tasks})
         self.mask_token = nn.Parameter(torch.zeros(1, 1, d))
         self.pos_emb = _plane(s.image // s.patch, d)
@@ -115,7 +115,7 @@ class TaskDecoder(nn.Module):
         if table.shape[2:] != grid:
             table = interpolate(table.float(), size=grid, mode="bilinear", align_corners=False).to(y.dtype)
         places = table.flatten(2).transpose(1, 2)
-        codes = torch.cat([places + e for e in self.task_embeddings.values()], 1)
+        codes = torch.cat([places + self.task_embeddings[t] for t in self.tasks], 1)
         n = places.shape[1]
         whole = torch.where(hidden[..., None], self.mask_token, y[:, :-1]) + codes
         queries = whole[:, task * n : (task + 1) * n]
