@@ -122,13 +122,12 @@ def test_stored_as_small_whole_numbers(packed):
     source = PackedSource(packed)
     raw = source.raw(0)
     assert {k: (v.dtype, v.scale[0]) for v in raw.form.layers for k in [v.id] if v.scale} == {S2.id: ("uint16", 1e-4)}
-    assert raw.arrays[S2.id, "band", 0].dtype == np.uint16
+    assert raw.arrays[S2.id, "bands"].dtype == np.uint16
     assert raw.form.layers[1].dtype == "float32" and raw.form.labels[0].dtype == "uint8"
 
 
 def test_bands_cost_what_they_weigh(packed):
     source = PackedSource(packed)
-    source._files.gap = 0
     seen = []
     read = source._files.read
 

@@ -14,7 +14,7 @@ class PackedConfig:
 
     kind: ClassVar[str] = "packed"
     path: str
-    verify: bool = True
+    verify: Literal["once", "always", "never"] = "once"
     on_corrupt: Literal["error", "skip"] = "error"
 
     def build(self) -> Source:

@@ -118,10 +118,9 @@ def widen(stored: Pixels, scale: float, offset: float, out: NDArray[np.float32] 
     """float32 physical values of stored numbers, in the one order of operations that packing has checked."""
     if out is None:
         out = np.empty(stored.shape, np.float32)
-    if scale == 1.0:
-        out[...] = stored
-    else:
-        np.multiply(stored, np.float32(scale), out=out, dtype=np.float32, casting="unsafe")
+    np.copyto(out, stored, casting="unsafe")
+    if scale != 1.0:
+        out *= np.float32(scale)
     if offset:
         out += np.float32(offset)
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import mmap
 import os
 import time
 from collections.abc import Sequence
@@ -13,53 +14,67 @@ from urllib.parse import urlsplit
 from swath.core.errors import SwathError, UserError
 
 Range = tuple[int, int]
+GAP = 1 << 18
 
 
 class Files(Protocol):
-    """The files of one folder, wherever it is. `gap`: two ranges nearer than this are read as one."""
+    """The files of one folder, wherever it is."""
 
     root: str
-    gap: int
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[Any]:
-        """The bytes of each (offset, length) of a file."""
+        """The bytes of each (offset, length) of a file, as buffers; shorter ones where the file ends before."""
         ...
 
     def whole(self, name: str) -> bytes: ...
 
 
+def joined(ranges: Sequence[Range], gap: int) -> list[Range]:
+    """Ranges in order, with those that are nearer than `gap` made one: a request costs more than a few bytes."""
+    out: list[list[int]] = []
+    for offset, length in ranges:
+        if out and offset - (out[-1][0] + out[-1][1]) <= gap:
+            out[-1][1] = offset + length - out[-1][0]
+        else:
+            out.append([offset, length])
+    return [(a, n) for a, n in out]
+
+
+def cut(ranges: Sequence[Range], spans: Sequence[Range], blocks: Sequence[Any]) -> list[Any]:
+    """The ranges out of the blocks that were read for the joined spans."""
+    out: list[Any] = []
+    at = 0
+    for offset, length in ranges:
+        while offset + length > spans[at][0] + spans[at][1]:
+            at += 1
+        start = offset - spans[at][0]
+        out.append(memoryview(blocks[at])[start : start + length])
+    return out
+
+
 class DiskFiles:
-    """A local folder; descriptors stay open, one set per process."""
+    """A local folder. Shards are mapped, not copied: a chunk is decompressed straight from the page cache."""
 
     def __init__(self, root: str) -> None:
-        self.root, self.gap = root, 1 << 16
-        self._open: dict[str, int] = {}
-        self._process = -1
+        self.root = root
+        self._maps: dict[str, memoryview] = {}
 
-    def _descriptor(self, name: str) -> int:
-        if self._process != os.getpid():
-            self._open, self._process = {}, os.getpid()
-        if name not in self._open:
+    def _map(self, name: str) -> memoryview:
+        if name not in self._maps:
             try:
-                self._open[name] = os.open(Path(self.root, name), os.O_RDONLY)
+                with Path(self.root, name).open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
             except OSError as why:
                 raise UserError(
                     f"a file of the pack cannot be opened: {why.strerror}", where=f"{self.root}/{name}"
                 ) from why
-        return self._open[name]
+            self._maps[name] = memoryview(held)
+        return self._maps[name]
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[Any]:
-        descriptor = self._descriptor(name)
-        out: list[Any] = []
-        for offset, length in ranges:
-            data = os.pread(descriptor, length, offset)
-            while len(data) < length:
-                more = os.pread(descriptor, length - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-            out.append(data)
-        return out
+        view = self._map(name)
+        return [view[offset : offset + length] for offset, length in ranges]
 
     def whole(self, name: str) -> bytes:
         try:
@@ -72,14 +87,14 @@ class DiskFiles:
             ) from why
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "gap": self.gap, "_open": {}, "_process": -1}
+        return {"root": self.root, "_maps": {}}
 
 
 class HttpFiles:
     """A server that answers range requests; one kept connection a process, three tries."""
 
     def __init__(self, root: str) -> None:
-        self.root, self.gap = root.rstrip("/"), 1 << 18
+        self.root = root.rstrip("/")
         self._line: http.client.HTTPConnection | None = None
         self._process = -1
 
@@ -114,20 +129,21 @@ class HttpFiles:
         raise SwathError(f"the file cannot be read after three tries: {why}", where=where)
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[Any]:
-        return [self._get(name, span) for span in ranges]
+        spans = joined(ranges, GAP)
+        return cut(ranges, spans, [self._get(name, span) for span in spans])
 
     def whole(self, name: str) -> bytes:
         return self._get(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "gap": self.gap, "_line": None, "_process": -1}
+        return {"root": self.root, "_line": None, "_process": -1}
 
 
 class StoreFiles:
     """Anything fsspec opens (`s3://`, `gs://`, `memory://`, ...)."""
 
     def __init__(self, root: str) -> None:
-        self.root, self.gap = root.rstrip("/"), 1 << 18
+        self.root = root.rstrip("/")
 
     def _store(self) -> tuple[Any, str]:
         import fsspec
@@ -140,9 +156,11 @@ class StoreFiles:
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[Any]:
         store, path = self._store()
-        files = [f"{path}/{name}"] * len(ranges)
+        spans = joined(ranges, GAP)
+        files = [f"{path}/{name}"] * len(spans)
         try:
-            return store.cat_ranges(files, [a for a, _ in ranges], [a + n for a, n in ranges], on_error="raise")
+            blocks = store.cat_ranges(files, [a for a, _ in spans], [a + n for a, n in spans], on_error="raise")
+            return cut(ranges, spans, blocks)
         except OSError as why:
             raise UserError(f"a file of the pack cannot be read: {why}", where=f"{self.root}/{name}") from why
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -35,26 +36,41 @@ from swath.data.streams.form import (
 from swath.data.streams.packing import CHUNK, FORMAT, SAMPLE
 
 OnCorrupt = Literal["error", "skip"]
+Verify = Literal["once", "always", "never"]
 
 
 class Raw(NamedTuple):
-    """A sample as stored: its head, form, and arrays per (layer or label, what, band); None where corrupt."""
+    """A sample as stored: head, form, and arrays per (layer or label, what); a layer's bands are one array
+    (bands, T, H, W). `lost` names what a corrupt chunk took."""
 
     head: dict[str, Any]
     form: Form
-    arrays: dict[tuple[str, str, int], Pixels | None]
+    arrays: dict[tuple[str, str], Pixels]
+    lost: frozenset[str]
+
+
+class _Plan(NamedTuple):
+    """What to read of a form: the wanted chunks, and for each the array it goes to and where in it."""
+
+    wanted: list[int]
+    arrays: tuple[tuple[tuple[str, str], tuple[int, ...], str], ...]
+    places: tuple[tuple[Slot, tuple[str, str], int], ...]
 
 
 class PackedSource:
-    """A pack at a path or address. `verify` compares every chunk that is read with its crc32.
+    """A pack at a path or address. `verify`: a chunk's crc32 is compared when a process first reads it (`once`),
+    at every read (`always`), or `never`.
 
     A corrupt chunk is an error that names it; with `on_corrupt="skip"` the layer or label it belongs to becomes
     invalid, with a warning.
     """
 
-    def __init__(self, path: str, *, verify: bool = True, on_corrupt: OnCorrupt = "error") -> None:
+    def __init__(self, path: str, *, verify: Verify = "once", on_corrupt: OnCorrupt = "error") -> None:
         self.path, self.verify, self.on_corrupt = path, verify, on_corrupt
         self._files: Files = open_files(path)
+        self._plans: dict[tuple[int, Any], _Plan] = {}
+        self._seen: Any = None
+        self._process = -1
         manifest = self._manifest()
         self.name, self.licence = str(manifest["name"]), str(manifest["licence"])
         self.sensors: tuple[Sensor, ...] = tuple(sensor_from(s) for s in manifest["sensors"])
@@ -98,7 +114,7 @@ class PackedSource:
         return len(self.index[0])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "index"}
+        return {**{k: v for k, v in self.__dict__.items() if k != "index"}, "_seen": None, "_plans": {}}
 
     def splits(self) -> Mapping[str, Sequence[int]]:
         codes = self.index[0]["split"]
@@ -111,83 +127,88 @@ class PackedSource:
 
     def raw(self, index: int, bands: Mapping[str, Sequence[str]] | None = None) -> Raw:
         """The stored arrays of a sample, decompressed and verified, not yet in physical units."""
-        row = self.index[0][index]
-        form = read_form(self._forms[int(row["form"])])
-        every = slots(form, self._bands)
-        wanted = [0, *(i for i, slot in enumerate(every, 1) if self._wants(slot, bands))]
-        first = int(row["first"])
-        table = self.index[1][first : first + int(row["chunks"])]
-        pieces = self._read(int(row["shard"]), table, wanted)
-        head = self._head(index, row, table, pieces[0])
-        arrays: dict[tuple[str, str, int], Pixels | None] = {}
-        for place, data in zip(wanted[1:], pieces[1:], strict=True):
-            slot = every[place - 1]
-            arrays[slot.of, slot.what, slot.band] = self._array(slot, data, table[place], (index, row, head))
-        return Raw(head, form, arrays)
+        samples, chunks = self.index
+        row = samples[index]
+        number, first = int(row["form"]), int(row["first"])
+        form = read_form(self._forms[number])
+        plan = self._plan(number, form, bands)
+        table = chunks[first : first + int(row["chunks"])][plan.wanted].tolist()
+        pieces = self._files.read(f"shard-{int(row['shard']):05d}.bin", [(a, n) for a, n, _ in table])
+        faults = self._faults(first, plan.wanted, table, pieces)
+        lost: set[str] = set()
+        head = self._head(index, row, table[0], pieces[0], faults.get(0, ""))
+        if head is None:
+            head = {"n": None, "g": None, "t": {}}
+            lost = {x.id for x in form.layers} | {y.name for y in form.labels}
+        arrays: dict[tuple[str, str], Pixels] = {k: np.empty(shape, dtype) for k, shape, dtype in plan.arrays}
+        for i, (slot, key, at) in enumerate(plan.places, 1):
+            why = faults.get(i, "")
+            if not why:
+                try:
+                    expand(pieces[i], arrays[key][at] if at >= 0 else arrays[key], self.codec)
+                    continue
+                except (ValueError, RuntimeError) as error:
+                    why = str(error)
+            band = f", band {self._sensor[slot.of].names[slot.band]}" if slot.band >= 0 else f", {slot.what}"
+            self._corrupt(f"{slot.of}{band}", (index, row, head), table[i], why)
+            lost.add(slot.of)
+        return Raw(head, form, arrays, frozenset(lost))
 
-    def _wants(self, slot: Slot, bands: Mapping[str, Sequence[str]] | None) -> bool:
-        if bands is None or slot.of not in self._sensor:
-            return True
-        if slot.of not in bands:
-            return False
-        sensor = self._sensor[slot.of]
-        return slot.what == "valid" or slot.band in [sensor.index(n) for n in bands[slot.of]]
+    def _plan(self, number: int, form: Form, bands: Mapping[str, Sequence[str]] | None) -> _Plan:
+        """Which chunks these bands need; kept, because every sample of a form needs the same."""
+        asked = None if bands is None else tuple((k, tuple(v)) for k, v in bands.items())
+        if (number, asked) not in self._plans:
+            chosen = {s.id: list(range(len(s.bands))) for s in self.sensors}
+            if bands is not None:
+                chosen = {k: [self._sensor[k].index(n) for n in v] for k, v in bands.items() if k in self._sensor}
+            places: list[tuple[int, Slot, tuple[str, str], int]] = []
+            arrays: dict[tuple[str, str], tuple[tuple[int, ...], str]] = {}
+            for i, slot in enumerate(slots(form, self._bands), 1):
+                if slot.of in self._sensor and slot.band >= 0:
+                    mine = chosen.get(slot.of, [])
+                    if slot.band in mine:
+                        arrays[slot.of, "bands"] = ((len(mine), *slot.shape), slot.dtype)
+                        places.append((i, slot, (slot.of, "bands"), mine.index(slot.band)))
+                elif slot.of not in self._sensor or slot.of in chosen:
+                    arrays[slot.of, slot.what] = (slot.shape, slot.dtype)
+                    places.append((i, slot, (slot.of, slot.what), -1))
+            self._plans[number, asked] = _Plan(
+                [0, *(p[0] for p in places)], tuple((k, *v) for k, v in arrays.items()), tuple(p[1:] for p in places)
+            )
+        return self._plans[number, asked]
 
-    def _read(self, shard: int, table: Any, wanted: list[int]) -> list[Any]:
-        """The bytes of the wanted chunks; neighbours come in one read."""
-        spans = [(int(table["offset"][i]), int(table["length"][i])) for i in wanted]
-        joined: list[list[int]] = []
-        for offset, length in spans:  # chunks of a sample lie in order
-            if joined and offset - (joined[-1][0] + joined[-1][1]) <= self._files.gap:
-                joined[-1][1] = offset + length - joined[-1][0]
-            else:
-                joined.append([offset, length])
-        blocks = self._files.read(f"shard-{shard:05d}.bin", [(a, n) for a, n in joined])
-        out: list[Any] = []
-        at = 0
-        for offset, length in spans:
-            while not joined[at][0] <= offset <= offset + length <= joined[at][0] + joined[at][1]:
-                at += 1
-            start = offset - joined[at][0]
-            out.append(memoryview(blocks[at])[start : start + length])
-        return out
+    def _faults(self, first: int, wanted: list[int], table: list[Any], pieces: list[Any]) -> dict[int, str]:
+        """What is wrong with the bytes, by position. A chunk's checksum is taken when this process first reads it."""
+        if self._seen is None or self._process != os.getpid():
+            self._seen, self._process = np.zeros(len(self.index[1]), bool), os.getpid()
+        rows = first + np.asarray(wanted)
+        fresh = self.verify == "always" or (self.verify == "once" and not self._seen[rows].all())
+        faults: dict[int, str] = {}
+        for i, (piece, (_, length, code)) in enumerate(zip(pieces, table, strict=True)):
+            if len(piece) != length:
+                faults[i] = f"{len(piece)} of {length} bytes are there"
+            elif fresh and crc(piece) != code:
+                faults[i] = "its checksum is wrong"
+        if fresh and not faults:
+            self._seen[rows] = True
+        return faults
 
     def _corrupt(self, what: str, place: tuple[int, Any, dict[str, Any]], chunk: Any, why: str) -> None:
         index, row, head = place
         name = head.get("n") or int(row["key"])
-        where = f"{self.path}/shard-{int(row['shard']):05d}.bin, bytes {int(chunk['offset'])}+{int(chunk['length'])}"
+        where = f"{self.path}/shard-{int(row['shard']):05d}.bin, bytes {chunk[0]}+{chunk[1]}"
         message = f"a corrupt chunk: {what} of sample {index} ({name}): {why}"
         if self.on_corrupt == "error":
             raise SwathError(message, where=where, remedy="copy the shard again, or read with on_corrupt='skip'")
         warnings.warn(SwathWarning(f"{message}; skipped ({where})"), stacklevel=2)
 
-    def _sound(self, data: Any, chunk: Any) -> str:
-        if len(data) != int(chunk["length"]):
-            return f"{len(data)} of {int(chunk['length'])} bytes are there"
-        return "its checksum is wrong" if self.verify and crc(data) != int(chunk["crc"]) else ""
-
-    def _head(self, index: int, row: Any, table: Any, data: Any) -> dict[str, Any]:
-        why = self._sound(data, table[0])
+    def _head(self, index: int, row: Any, chunk: Any, data: Any, why: str) -> dict[str, Any] | None:
         if not why:
             try:
                 return json.loads(bytes(data))
             except ValueError as error:
                 why = str(error)
-        self._corrupt("the head", (index, row, {}), table[0], why)
-        return {"n": None, "g": None, "t": {}, "lost": True}
-
-    def _array(self, slot: Slot, data: Any, chunk: Any, place: tuple[int, Any, dict[str, Any]]) -> Pixels | None:
-        why = self._sound(data, chunk)
-        if not why:
-            out = np.empty(slot.shape, slot.dtype)
-            try:
-                expand(data, out, self.codec)
-            except (ValueError, RuntimeError) as error:
-                why = str(error)
-            else:
-                return out
-        band = f", band {self._sensor[slot.of].names[slot.band]}" if slot.band >= 0 else f", {slot.what}"
-        self._corrupt(f"{slot.of}{band}", place, chunk, why)
+        self._corrupt("the head", (index, row, {}), chunk, why)
         return None
 
     def sample(self, index: int, bands: Mapping[str, Sequence[str]] | None = None) -> Batch:
@@ -214,34 +235,39 @@ class PackedSource:
         sensor = self._sensor[form.id]
         chosen = list(range(len(sensor.bands))) if names is None else [sensor.index(n) for n in names]
         sensor = sensor if names is None else sensor.select(names)
-        arrays = [raw.arrays[form.id, "band", i] for i in chosen]
-        flags = None if form.all_valid else raw.arrays[form.id, "valid", -1]
         days = raw.head["t"].get(form.id) if form.dated else None
-        if any(a is None for a in arrays) or (flags is None and not form.all_valid) or "lost" in raw.head:
+        if form.id in raw.lost:
             return empty_layer(sensor, form, days or ([0] * form.steps if form.dated else None))
-        x = np.empty((form.steps, len(chosen), form.height, form.width), form.wide)
-        for place, (i, stored) in enumerate(zip(chosen, arrays, strict=True)):
-            assert stored is not None
-            if form.scale:
-                widen(stored, form.scale[i], form.offset[i], x[:, place])
-            else:
-                x[:, place] = stored
-        if flags is not None:
-            x *= flags[:, None]
-        valid = np.ones((form.steps, form.height, form.width), bool) if flags is None else flags
+        stored = raw.arrays[form.id, "bands"]
+        if form.scale or stored.shape[1] > 1:
+            x = np.empty((form.steps, len(chosen), form.height, form.width), form.wide)
+            for place, i in enumerate(chosen):
+                widen(
+                    stored[place],
+                    form.scale[i] if form.scale else 1.0,
+                    form.offset[i] if form.scale else 0.0,
+                    x[:, place],
+                )
+        else:
+            x = stored.reshape(form.steps, len(chosen), form.height, form.width)
+        if form.all_valid:
+            valid = np.ones((form.steps, form.height, form.width), bool)
+        else:
+            valid = raw.arrays[form.id, "valid"]
+            x *= valid[:, None]
         times = None if days is None else torch.tensor([days], dtype=torch.int64)
         return Layer(sensor, torch.from_numpy(x)[None], torch.from_numpy(valid)[None, :, None], times)
 
 
 def _label(form: LabelForm, raw: Raw) -> Label:
-    parts = {what: a for (of, what, _), a in raw.arrays.items() if of == form.name}
-    lost = any(a is None for a in parts.values()) or "lost" in raw.head
-    known = {k: v for k, v in parts.items() if v is not None}
-    value = np.zeros(form.shape, form.wide) if lost else known["value"].astype(form.wide)
-    flags = known.get("label valid", np.ones(form.valid_shape, bool)) if not lost else np.zeros(form.valid_shape, bool)
-    if lost and form.kind == "boxes":
-        known = {"xyxy": np.zeros((0, 4), np.float32), "classes": np.zeros(0, np.int64)}
     kind: Any = form.kind
+    if form.name in raw.lost:
+        value, flags = np.zeros(form.shape, form.wide), np.zeros(form.valid_shape, bool)
+        known: dict[str, Pixels] = {"xyxy": np.zeros((0, 4), np.float32), "classes": np.zeros(0, np.int64)}
+    else:
+        known = {what: a for (of, what), a in raw.arrays.items() if of == form.name}
+        value = known["value"].astype(form.wide)
+        flags = known.get("label valid", np.ones(form.valid_shape, bool))
     return Label(kind, torch.from_numpy(value)[None], torch.from_numpy(flags)[None], boxes_of(form, known))
 
 
