@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swath.core import UnknownName, UserError
 from swath.data.card import Card, read_card
 from swath.data.cards import CARDS
-from swath.data.catalogue import TASKS, Wish, find, row
+from swath.data.catalogue import TASKS, Wish, find, row, verify
 from swath.data.sources import SOURCES
 
 GEOBENCH2 = {
@@ -71,6 +71,18 @@ def test_the_catalogue_answers_by_what_people_choose_by():
         find(Wish(task="segmentt"))
     with pytest.raises(UnknownName, match="unknown sensor"):
         find(Wish(sensor="sentinel9"))
+
+
+def test_files_are_proved_by_the_cards_sha256(tmp_path):
+    import hashlib
+
+    text = f'name = "x"\n[files]\n"a.bin" = "{hashlib.sha256(b"a").hexdigest()}"\n"b.bin" = "{"0" * 64}"\n"c" = "1"\n'
+    card = read_card(text, "here.toml")
+    (tmp_path / "a.bin").write_bytes(b"a")
+    (tmp_path / "b.bin").write_bytes(b"b")
+    assert [r["state"] for r in verify(card, tmp_path)] == ["right", "wrong", "absent"]
+    with pytest.raises(UserError, match="gives no sha256"):
+        verify(CARDS.get("eurosat"), tmp_path)
 
 
 def test_the_verb_gives_every_attribute():

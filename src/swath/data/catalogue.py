@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
-from swath.core.errors import UnknownName
+from swath.core.errors import UnknownName, UserError
 from swath.core.sensors import SENSORS
 from swath.data.card import Card
 from swath.data.cards import CARDS
@@ -68,3 +69,24 @@ def row(card: Card) -> dict[str, Any]:
         "samples": card.samples,
         "year": card.year,
     }
+
+
+def verify(card: Card, folder: Path) -> list[dict[str, Any]]:
+    """Each file whose sha256 the card gives: right, wrong or absent in the folder."""
+    import hashlib
+
+    if not card.files:
+        raise UserError(f"the card '{card.name}' gives no sha256", where=card.place)
+    out: list[dict[str, Any]] = []
+    for name, wanted in card.files.items():
+        file = folder / name
+        if not file.is_file():
+            out.append({"file": name, "state": "absent", "sha256": None})
+            continue
+        digest = hashlib.sha256()
+        with file.open("rb") as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+        found = digest.hexdigest()
+        out.append({"file": name, "state": "right" if found == wanted.lower() else "wrong", "sha256": found})
+    return out

@@ -13,6 +13,7 @@ from swath.core.errors import UserError
 from swath.data.card import Card, find_card, load_card
 from swath.data.cards import CARDS
 from swath.data.sources import SOURCES
+from swath.data.tortilla import is_tortilla
 
 TORTILLAS = (".tortilla", ".taco")
 
@@ -87,7 +88,7 @@ def _folder(root: Path, assume: bool) -> Source:
 def _file(file: Path) -> Source:
     if file.suffix == ".toml":
         return from_card(find_card(str(file)), file.parent, str(file))
-    if file.suffix in TORTILLAS:
+    if file.suffix in TORTILLAS or is_tortilla(file):
         return parse_member({"kind": "tortilla", "path": str(file)}, SOURCES).build()
     if file.suffix in (".yaml", ".yml"):
         return _run_file(file)

@@ -176,8 +176,9 @@ def _splits(root: Path, card: Card, index: Index, notes: list[Note]) -> Splits:
     places = {i.key: _place(root, i.images[0].path) for i in index.items}
     known = {k: p for k, p in places.items() if p is not None}
     if len(known) == len(places):
+        enough = max(3, min(10, len(places) // 2))
         for blocks in _blocks(known):
-            if len(set(blocks.values())) >= 10:
+            if len(set(blocks.values())) >= enough:
                 rule = f"whole spatial blocks of about {_side(known, blocks)} m by a hash of their place; no buffer"
                 notes.append(Note(f"splits: {rule}"))
                 return Splits(_deal(blocks), rule)

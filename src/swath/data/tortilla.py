@@ -51,12 +51,12 @@ class Entry:
 
     @property
     def nested(self) -> bool:
-        return self.format in ("TORTILLA", "TACO")
+        return self.format.upper() in ("TORTILLA", "TACO")
 
     @property
     def raster(self) -> bool:
         """Whether GDAL is asked to read it."""
-        return not self.nested and self.format != "HDF5" and self.format.upper() not in _OTHER
+        return not self.nested and self.format.upper() != "HDF5" and self.format.upper() not in _OTHER
 
 
 def _fail(what: str, file: Path, offset: int, why: BaseException | None = None) -> UserError:
@@ -156,6 +156,15 @@ def leaves(entry: Entry) -> Iterator[Entry]:
         yield from leaves(child)
 
 
+def is_tortilla(path: Path) -> bool:
+    """Whether a file starts with the mark of one, whatever its name."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(2) in MAGIC
+    except OSError:
+        return False
+
+
 def parts(path: Path) -> list[Path]:
     """The files of a data set: the parts beside a part, the tortillas of a folder, or the file itself."""
     if path.is_dir():
@@ -198,7 +207,7 @@ def arrays(entry: Entry) -> dict[str, Pixels]:
         except Exception as why:
             text = f"a {entry.format} leaf cannot be read: {str(why)[:160]}"
             raise _fail(text, entry.file, entry.offset, why) from why
-    if entry.format == "HDF5":
+    if entry.format.upper() == "HDF5":
         found, _ = hdf5(blob(entry), entry.where)
         return found
     return {}

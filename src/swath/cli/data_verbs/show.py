@@ -16,11 +16,9 @@ def command(
     from pathlib import Path
 
     from swath.cli.output import answer, answer_json
-    from swath.data.open import TORTILLAS
+    from swath.data.tortilla import is_tortilla, show
 
-    if all(d.endswith(TORTILLAS) for d in data):
-        from swath.data.tortilla import show
-
+    if all(d.endswith((".tortilla", ".taco")) or is_tortilla(Path(d)) for d in data):
         held = show([Path(d) for d in data])
     else:
         from swath.data.summary import summary
@@ -29,8 +27,10 @@ def command(
     if as_json:
         answer_json(held)
         return
-    answer({k: v for k, v in held.items() if k != "samples"}, False)
-    rows: list[dict[str, Any]] = [_row(s) for s in held.get("samples", [])]
+    samples: Any = held.get("samples")
+    listed = isinstance(samples, list)
+    answer({k: v for k, v in held.items() if k != "samples" or not listed}, False)
+    rows: list[dict[str, Any]] = [_row(s) for s in samples] if listed else []
     if rows:
         answer(rows[:50], False, title=f"{len(rows)} samples" + (", the first 50" if len(rows) > 50 else ""))
 
