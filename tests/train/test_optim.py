@@ -91,7 +91,7 @@ def test_optimisers_reduce_a_quadratic(name):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.3 * losses[0]
 
 
@@ -100,3 +100,42 @@ def test_config_refuses():
         LoopConfig()
     with pytest.raises(UserError, match="multiple"):
         LoopConfig(steps=1, batch_size=10, accumulate=3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_updates_are_those_of_torch(name):
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    mine = build(ours, config(optimizer=name, weight_decay=0.1, betas=(0.9, 0.95)))
+    rows = [{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    if name == "adamw":
+        other = torch.optim.AdamW(rows, lr=0.01, betas=(0.9, 0.95))
+    else:
+        other = torch.optim.SGD(rows, lr=0.01, momentum=0.9)
+    for g in mine.param_groups:
+        g["lr"] = 0.01
+    for i in range(12):
+        x = torch.randn(8, 5)
+        for module, optimizer in ((ours, mine), (theirs, other)):
+            optimizer.zero_grad()
+            (module(x).sin() * (i + 1)).mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, atol=1e-7, rtol=1e-6)
+    torch.testing.assert_close(ours.bias, theirs.bias, atol=1e-7, rtol=1e-6)
+
+
+def test_the_compiler_is_not_imported_for_a_plain_run(tmp_path):
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    code = (
+        "import sys\nfrom toy_train import *\nfrom swath.train import *\n"
+        "fit(ToyTask(), Feed(ToySource()), LoopConfig(steps=1, progress=False), out=sys.argv[1])\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": f"{here}:{here.parents[1] / 'src'}"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, check=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from swath.core.errors import SwathError, SwathWarning, UserError
+from swath.train.optim import Optimizer
 
 State = dict[str, Tensor]
 
@@ -184,29 +185,14 @@ def split_constant(module: nn.Module) -> tuple[State, State]:
     return {k: v for k, v in every.items() if k not in fixed}, fixed
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
-    """The optimiser's tensors by parameter name; they are created by an idle step where there are none yet."""
-    if not optimizer.state:
-        _idle_step(optimizer)
+def optimizer_state(optimizer: Optimizer) -> State:
+    """The optimiser's tensors by parameter name."""
+    optimizer.prepare()
     out: State = {}
     for group in optimizer.param_groups:
         for name, p in zip(group["names"], group["params"], strict=True):
-            out |= {f"{name}/{k}": v for k, v in optimizer.state[p].items() if isinstance(v, Tensor)}
+            out |= {f"{name}/{k}": v for k, v in optimizer.state[p].items()}
     return out
-
-
-def _idle_step(optimizer: torch.optim.Optimizer) -> None:
-    params = [p for g in optimizer.param_groups for p in g["params"]]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    for p in params:
-        p.grad = torch.zeros_like(p)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    for p in params:
-        for value in optimizer.state[p].values():
-            if isinstance(value, Tensor):
-                value.zero_()
 
 
 def _write_tensors(tmp: Path, state: State, lead: bool) -> None:

@@ -222,7 +222,7 @@ class _Fit:
                 self._scale(config.clip / norm)
             self.optimizer.step()
             self._after(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         j.losses = [*j.losses, loss][-100:]
         j.seconds = time.monotonic() - self.clock
         if self.progress is not None and ((step + 1) % config.log_every == 0 or step + 1 == self.total):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,39 +84,86 @@ def groups(module: nn.Module, config: LoopConfig) -> list[dict[str, Any]]:
     ]
 
 
-def build(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    """The optimiser over the groups; fused nowhere, so that CPU runs are bitwise repeatable."""
-    rows = groups(module, config)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(rows, lr=0.0, betas=config.betas)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(rows, lr=0.0, momentum=config.betas[0])
-    return Lars(rows, config.betas[0])
+class Optimizer(ABC):
+    """Groups, state and a step. Not torch's class: its constructor imports the compiler, two seconds at the start of
+    every run, and these updates are plain tensor operations, the same on plain and sharded parameters."""
 
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.param_groups = rows
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
 
-class Lars(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (https://arxiv.org/abs/1708.03888): matrices move by 0.001 |w| / |g| g."""
+    @abstractmethod
+    def fresh(self, p: nn.Parameter) -> dict[str, Tensor]:
+        """The state of a parameter that has not moved yet."""
 
-    def __init__(self, rows: Iterable[dict[str, Any]], momentum: float) -> None:
-        super().__init__(rows, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0})
+    @abstractmethod
+    def update(self, p: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+        """Move one parameter."""
+
+    def prepare(self) -> None:
+        """Make the state of every parameter, so that a checkpoint always holds the same tensors."""
+        for p in (p for g in self.param_groups for p in g["params"] if p not in self.state):
+            self.state[p] = self.fresh(p)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
+        self.prepare()
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                move: Tensor = p.grad
-                if p.ndim > 1:
-                    move = move.add(p, alpha=group["weight_decay"])
-                    size, norm = p.norm(), move.norm()
-                    ratio = torch.where((size > 0) & (norm > 0), 0.001 * size / norm, torch.ones_like(size))
-                    move = move * ratio
-                state = self.state[p]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                state["momentum_buffer"].mul_(group["momentum"]).add_(move)
-                p.add_(state["momentum_buffer"], alpha=-group["lr"])
+                if p.grad is not None:
+                    self.update(p, p.grad, group)
+
+    def zero_grad(self) -> None:
+        for p in (p for g in self.param_groups for p in g["params"]):
+            p.grad = None
+
+
+class AdamW(Optimizer):
+    """Decoupled weight decay (https://arxiv.org/abs/1711.05101): w -= lr (wd w + m^ / (sqrt(v^) + eps))."""
+
+    def __init__(self, rows: list[dict[str, Any]], betas: tuple[float, float], eps: float = 1e-8) -> None:
+        super().__init__(rows)
+        self.betas, self.eps = betas, eps
+
+    def fresh(self, p: nn.Parameter) -> dict[str, Tensor]:
+        return {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+
+    def update(self, p: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+        (a, b), lr, s = self.betas, group["lr"], self.state[p]
+        s["step"] += 1
+        n = float(s["step"])
+        p.mul_(1 - lr * group["weight_decay"])
+        s["exp_avg"].lerp_(grad, 1 - a)
+        s["exp_avg_sq"].mul_(b).addcmul_(grad, grad, value=1 - b)
+        size = s["exp_avg_sq"].sqrt().div_(math.sqrt(1 - b**n)).add_(self.eps)
+        p.addcdiv_(s["exp_avg"], size, value=-lr / (1 - a**n))
+
+
+class Sgd(Optimizer):
+    """Momentum: v = m v + (g + wd w); w -= lr v. `layerwise` scales matrices' moves to 0.001 |w| (LARS,
+    https://arxiv.org/abs/1708.03888)."""
+
+    def __init__(self, rows: list[dict[str, Any]], momentum: float, layerwise: bool = False) -> None:
+        super().__init__(rows)
+        self.momentum, self.layerwise = momentum, layerwise
+
+    def fresh(self, p: nn.Parameter) -> dict[str, Tensor]:
+        return {"momentum_buffer": torch.zeros_like(p)}
+
+    def update(self, p: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+        move = grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else grad
+        if self.layerwise and p.ndim > 1:
+            size, norm = p.norm(), move.norm()
+            move = move * torch.where((size > 0) & (norm > 0), 0.001 * size / norm, torch.ones_like(size))
+        p.add_(self.state[p]["momentum_buffer"].mul_(self.momentum).add_(move), alpha=-group["lr"])
+
+
+def build(module: nn.Module, config: LoopConfig) -> Optimizer:
+    """The optimiser over the groups."""
+    rows = groups(module, config)
+    if config.optimizer == "adamw":
+        return AdamW(rows, config.betas)
+    return Sgd(rows, config.betas[0], layerwise=config.optimizer == "lars")
 
 
 def lr_factor(config: LoopConfig, step: int, total: int, history: Sequence[float] = (), sign: int = 1) -> float:
