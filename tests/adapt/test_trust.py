@@ -114,3 +114,19 @@ def test_constraints():
     rule = Constraint("monotone", sensor=tiny.SENSOR.id, band="red")
     assert float(excess(rule, 2 * red, batch).max()) == 0.0
     assert float(excess(rule, -red, batch).max()) > 0.0
+
+
+@pytest.mark.parametrize(("kind", "task"), [("mask", "segment"), ("class", "classify"), ("map", "regress")])
+def test_laplace_in_a_bundle(kind, task, tmp_path):
+    from test_tune import make
+
+    from swath.adapt.bundle import Bundle
+    from swath.adapt.tune import tune
+
+    source = tiny.TinySource(kind, n=16)
+    loop = {"steps": 6, "batch_size": 8, "progress": False}
+    found = tune(make(tmp_path, task=task, loop=loop, trust={"laplace": True, "bootstrap": 5, "chips": 0}), source)
+    bundle, sample = Bundle.load(found.bundle), source.sample(0)
+    told = bundle.predict(sample, uncertainty=True)
+    assert bool((told["spread"] >= 0).all()) and float(told["spread"].max()) > 0
+    assert told["spread"].shape[-1] == (32 if kind != "class" else 1)

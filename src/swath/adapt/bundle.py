@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from swath.adapt import delta
 from swath.adapt.build import Recipe, assemble, trunk_of
+from swath.adapt.doubt import laplace_spread
 from swath.adapt.neighbours import Neighbours
 from swath.adapt.task import TaskModule
 from swath.adapt.uncertainty import conformal
@@ -181,7 +182,8 @@ class Bundle:
             return self.task.predict(ready)
         features = self.task.features(ready)
         out = self.task.tell(features, ready)[1]
-        return out | self.doubt(out) | self._strangeness(features.maps[-1], features.pooled, out)
+        spread = {} if self.laplace is None else laplace_spread(self.task, self.laplace, features, out)
+        return out | self.doubt(out) | spread | self._strangeness(features.maps[-1], features.pooled, out)
 
     def doubt(self, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Entropy and conformal sets of classes, or conformal intervals of values."""

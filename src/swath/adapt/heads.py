@@ -35,6 +35,13 @@ class Vector(nn.Module):
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
+    def inner(self, features: Features) -> Tensor:
+        """What the last layer sees (B, D)."""
+        return self.norm(features.pooled)
+
+    def last(self, inner: Tensor) -> Tensor:
+        return self.linear(inner)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.drop(self.norm(x)))
 
@@ -47,6 +54,13 @@ class Dense(nn.Module):
         self.decoder, width = decoder_for(context, levels)
         self.drop, self.conv = nn.Dropout2d(dropout), nn.Conv2d(width, outputs, 1)
         nn.init.zeros_(cast("Tensor", self.conv.bias))
+
+    def inner(self, features: Features) -> Tensor:
+        """What the last layer sees (B, D, h, w)."""
+        return self.decoder(features.maps)
+
+    def last(self, inner: Tensor) -> Tensor:
+        return self.conv(inner)
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         out = self.conv(self.drop(self.decoder(maps)))

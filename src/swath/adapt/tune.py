@@ -23,6 +23,7 @@ from swath.adapt import delta
 from swath.adapt.build import trunk_of
 from swath.adapt.bundle import BandCard, Bundle, Calibration, Card, InputCard, Root, Tiling
 from swath.adapt.cache import FeatureStore, Labelled, fill
+from swath.adapt.doubt import fit_laplace
 from swath.adapt.evaluate import Evidence, baseline, batches, evaluate, read_items
 from swath.adapt.heads import Classes, Tags, Values
 from swath.adapt.neighbours import Neighbours, votes_of
@@ -163,6 +164,9 @@ def _trust(run: TuneRun, ready: Prepared) -> tuple[Calibration, dict[str, Tensor
         seen = evaluate(task, batches(ready.source, index, ready.bands, AT_ONCE), trust=True)
         if seen.features:
             extra |= Mahalanobis.fit(torch.cat(seen.features)).tensors()
+    if run.trust.laplace:
+        train = batches(ready.source, ready.splits.train[:256], ready.bands, AT_ONCE)
+        extra |= fit_laplace(task, train).tensors()
     if not run.trust.calibrate:
         return Calibration(), extra, curves
     held = evaluate(task, batches(ready.source, ready.splits.val, ready.bands, AT_ONCE), trust=True)
