@@ -80,8 +80,8 @@ def test_splits_of_neighbours_stay_together(tmp_path):
 
 def test_a_label_of_the_wrong_kind_is_refused(tmp_path):
     folder(tmp_path, n=3)
-    with pytest.raises(UserError, match="needs a label of kind map"):
-        start(tmp_path, "regress", Hints("sentinel2-l2a", S2))
+    with pytest.raises(UserError, match="needs a label of kind boxes"):
+        start(tmp_path, "detect", Hints("sentinel2-l2a", S2))
     assert not (tmp_path / "card.toml").exists() and not (tmp_path / "run.yaml").exists()
 
 
@@ -103,3 +103,59 @@ def test_the_verb(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["samples"] == 10
+
+
+@pytest.mark.parametrize(
+    "image", ["images/{}.tif", "train/images/{}.tif", "images/{}_img.tif", "{}.tif", "{}_merged.tif"]
+)
+def test_other_plain_namings_are_paired(tmp_path, image):
+    mask = {"images/{}_img.tif": "masks/{}_mask.tif", "{}.tif": "{}_mask.tif", "{}_merged.tif": "{}.mask.tif"}.get(
+        image, image.replace("images", "masks")
+    )
+    for i in range(10):
+        place = (500000 + 1000 * i, 5000000)
+        write(tmp_path / image.format(f"k{i}"), np.full((4, 16, 16), 2000 + i, "uint16"), origin=place)
+        write(tmp_path / mask.format(f"k{i}"), np.full((1, 16, 16), i % 2, "uint8"), origin=place)
+    start(tmp_path, "segment", Hints("sentinel2-l2a", S2))
+    source = open_source(tmp_path)
+    assert len(source) == 10
+    for i in range(10):
+        sample = source.sample(i)
+        value = round((float(sample.layers["sentinel2-l2a"].x.max()) + 0.1) * 10000) - 2000
+        assert int(sample.labels["label"].value.max()) == value % 2
+
+
+def test_the_task_says_what_numbers_are(tmp_path):
+    for i in range(10):
+        write(tmp_path / "images" / f"{i}.tif", np.full((3, 16, 16), 100, "uint8"))
+        write(tmp_path / "labels" / f"{i}.tif", np.full((1, 16, 16), i % 3, "float32"))
+    a, b = tmp_path / "a", tmp_path / "b"
+    one = start(tmp_path, "segment", Hints(), a)
+    assert load_card(one.card).labels[0].kind == "mask" and any("taken for classes" in t for t in one.assumed)
+    assert load_card(start(tmp_path, "regress", Hints(), b).card).labels[0].kind == "map"
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "sensor"),
+    [
+        (lambda r: r.uniform(0.01, 0.5, (4, 16, 16)), "float32", "sentinel2-l2a"),
+        (lambda r: r.integers(0, 255, (3, 16, 16)), "uint8", "rgb-aerial"),
+        (lambda r: r.normal(-14, 2, (2, 16, 16)), "float32", "sentinel1-grd"),
+        (lambda r: r.uniform(0.01, 0.3, (2, 16, 16)), "float32", "sentinel1-grd"),
+        (lambda r: r.integers(50, 4000, (12, 16, 16)), "uint16", "sentinel2-l2a"),
+    ],
+)
+def test_units_are_seen_in_the_values(tmp_path, values, dtype, sensor):
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        write(tmp_path / "images" / f"{i}.tif", values(rng).astype(dtype))
+        write(tmp_path / "masks" / f"{i}.tif", rng.integers(0, 2, (1, 16, 16)).astype("uint8"))
+    start(tmp_path, "segment", Hints())
+    source = open_source(tmp_path)
+    layer = source.sample(0).layers[sensor]
+    for c, band in enumerate(layer.sensor.bands):
+        assert band.low <= float(layer.x[:, :, c].median()) <= band.high
+    if sensor == "sentinel1-grd":
+        assert -25 < float(layer.x.median()) < -3, "decibels, whatever was stored"
+    if dtype == "uint16":
+        assert 0.1 < float(layer.x.mean()) < 0.3, "no offset of 2022 in these values"

@@ -19,6 +19,7 @@ LABEL_WORDS = {
     "seg", "segmentation", "lulc",
 }  # fmt: skip
 IMAGE_WORDS = {"image", "images", "img", "imgs", "chips", "inputs", "rasters", "scenes", "tiles"}
+_IMAGE_TAIL = re.compile(r"^(?P<key>.+?)(?P<tail>[_.\-](?:image|img|sat|merged|chip|input))$", re.IGNORECASE)
 _LABEL_TAIL = re.compile(r"^(?P<key>.+?)(?P<tail>[_.\-](?:mask|label|labels|gt|annotation|target))$", re.IGNORECASE)
 
 
@@ -111,26 +112,35 @@ def _divide(
     rest = {s: p for s, p in groups.items() if s not in labelled}
     if not rest:
         raise UserError("there are labels but no images", where=str(root), remedy="images belong in images/")
-    labels = [_raster_label(root, _spec(s, p), p, i, notes) for i, (s, p) in enumerate(sorted(labelled.items()))]
+    seen = {_stem(p) for paths in rest.values() for p in paths}
+    labels: list[LabelCard] = []
+    image_tail = ""
+    for shape, paths in sorted(labelled.items()):
+        tail, image_tail = _tails(paths, seen)
+        if tail or image_tail:
+            notes.append(Note(f"in {'/'.join(shape)} names end with '{tail}', those of images with '{image_tail}'"))
+        labels.append(_raster_label(root, (_spec(shape, paths, tail), paths, hints.task), len(labels), notes))
     if hints.pattern:
         paths = [p for ps in rest.values() for p in ps]
         return [(hints.pattern, paths, "")], labels or _loose_labels(names, notes)
     if len(rest) == 1 and not labels:
         shape, paths = next(iter(rest.items()))
-        pair = _by_tail(root, shape, paths, notes)
+        pair = _by_tail(root, shape, paths, hints, notes)
         if pair is not None:
             return pair
     classes = {s: p for s, p in rest.items() if not _is(IMAGE_WORDS | set(FOLDERS), s)}
     if len(classes) >= 2 and classes.keys() == rest.keys() and not labels and len({len(s) for s in rest}) == 1:
         return _by_class(rest, notes)
-    images: Found = [(_spec(s, p), p, next((x for x in reversed(s) if x != "{split}"), "")) for s, p in rest.items()]
+    images: Found = [
+        (_spec(s, p, image_tail), p, next((x for x in reversed(s) if x != "{split}"), "")) for s, p in rest.items()
+    ]
     if not labels:
         labels = _loose_labels(names, notes)
     return sorted(images), labels
 
 
 def _by_tail(
-    root: Path, shape: tuple[str, ...], paths: list[str], notes: list[Note]
+    root: Path, shape: tuple[str, ...], paths: list[str], hints: Hints, notes: list[Note]
 ) -> tuple[Found, list[LabelCard]] | None:
     """`KEY.tif` beside `KEY_mask.tif` in one folder."""
     stems = {p: p.rsplit("/", 1)[-1].rsplit(".", 1)[0] for p in paths}
@@ -153,7 +163,7 @@ def _by_tail(
     image_path = "/".join((*shape, "{key}" + own + _suffix(images)))
     if not own:
         image_path = "/".join((*shape, f"{{key:(?:(?!{re.escape(tail)}\\.)[^/])+?}}{_suffix(images)}"))
-    label = _raster_label(root, "/".join((*shape, "{key}" + tail + _suffix(masks))), masks, 0, notes)
+    label = _raster_label(root, ("/".join((*shape, "{key}" + tail + _suffix(masks))), masks, hints.task), 0, notes)
     return [(image_path, images, shape[-1] if shape else "")], [label]
 
 
@@ -166,12 +176,39 @@ def _by_class(rest: dict[tuple[str, ...], list[str]], notes: list[Note]) -> tupl
     return [(pattern, paths, "")], [LabelCard("class", classes=classes, column="folder")]
 
 
-def _raster_label(root: Path, path: str, paths: list[str], order: int, notes: list[Note]) -> LabelCard:
+def _raster_label(root: Path, found: One, order: int, notes: list[Note]) -> LabelCard:
+    """A mask or a map: as the task wants, else whole numbers in one band are classes."""
+    path, paths, task = found
     head = info(root / paths[0])
     name = "label" if order == 0 else f"label{order + 1}"
     kind = "mask" if head.count == 1 and not head.dtype.startswith("float") else "map"
+    if task == "regress":
+        kind = "map"
+    elif kind == "map" and head.count == 1 and task in ("segment", "change"):
+        values = probe([root / p for p in paths]).values
+        if values.size and bool((values == values.round()).all()):
+            kind = "mask"
+            notes.append(Note(f"label '{name}': whole numbers stored as {head.dtype} are taken for classes", False))
     notes.append(Note(f"label '{name}' is a {kind}: {head.count} band of {head.dtype} in {path}"))
     return LabelCard(kind, name=name, path=path)
+
+
+def _stem(path: str) -> str:
+    return path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+def _tails(labels: list[str], images: set[str]) -> tuple[str, str]:
+    """What label and image names end with besides the key they share; nothing when the names are equal."""
+    if any(_stem(p) in images for p in labels):
+        return "", ""
+    tails = Counter(m.group("tail") for p in labels if (m := _LABEL_TAIL.match(_stem(p))))
+    tail = tails.most_common(1)[0][0] if tails else ""
+    keys = {_stem(p).removesuffix(tail) for p in labels}
+    if keys & images:
+        return tail, ""
+    ends = Counter(m.group("tail") for s in images if (m := _IMAGE_TAIL.match(s)))
+    own = ends.most_common(1)[0][0] if ends else ""
+    return (tail, own) if own and keys & {s.removesuffix(own) for s in images} else ("", "")
 
 
 def _loose_labels(names: list[str], notes: list[Note]) -> list[LabelCard]:
