@@ -2,12 +2,13 @@
 
 import json
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from swath.core import SENSORS, Layer
+from swath.core import SENSORS, Batch, Label, LabelSpec, Layer, Where
 from swath.core.errors import UserError
 from swath.data.diversity import entropy, entropy_of, of_source, of_table, plot, spectral_entropy
 from swath.data.footprints import great_circle_m, nearest_m
@@ -163,6 +164,26 @@ def test_spectral_entropy_of_known_pictures():
     assert spectral_entropy(Layer.of(sensor, half))[0] == pytest.approx(math.log(64) / 2)
     none = Layer.of(sensor, flat, torch.zeros(1, 1, 1, 8, 8, dtype=torch.bool))
     assert np.isnan(spectral_entropy(none)[0])
+
+
+class Places:
+    """Four flat chips, two of them in Africa, of two classes."""
+
+    name, licence, fingerprint = "places", "CC0-1.0", "0"
+    sensors = (SENSORS.get("sentinel2-l2a").select(["red"]),)
+    labels: ClassVar = {"kind": LabelSpec("kind", "class", ("a", "b"))}
+
+    def __len__(self):
+        return 4
+
+    def splits(self):
+        return {}
+
+    def sample(self, index, bands=None):
+        layer = Layer.of(self.sensors[0], torch.full((1, 1, 1, 4, 4), 0.2))
+        place = torch.tensor([[(20.0, 5.0), (10.0, 50.0)][index % 2]], dtype=torch.float64)
+        label = Label("class", torch.tensor([index // 2]), torch.tensor([True]))
+        return Batch({layer.sensor.id: layer}, Where(torch.tensor([index]), place), {"kind": label})
 
 
 def test_report_of_a_table_and_of_a_source(tmp_path):
