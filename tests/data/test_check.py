@@ -302,6 +302,23 @@ def test_dates(tmp_path):
     assert found["images/k8_20200601.tif"].value == "yesterday"
 
 
+@pytest.mark.parametrize("token", ["2020-13-01", "lately", "2020130"])
+def test_a_name_without_a_date_among_dated_ones(tmp_path, token):
+    days = ["2020-01-15", token, "2020-02-15", "2020-03-15", "2020-04-15", "2020-05-15"]
+    for i, day in enumerate(days):
+        write(tmp_path / "images" / f"site{i}_{day}.tif", picture(i).astype("uint16"), origin=place(i))
+    assert only_error(tmp_path, "dates", f"images/site1_{token}.tif").value == token
+
+
+def test_dates_of_bands_out_of_order(tmp_path):
+    for i in range(3):
+        months = ("01", "02", "03", "04") if i else ("01", "03", "02", "04")
+        names = tuple(f"2021-{m}-01_red" for m in months)
+        write(tmp_path / f"k{i}.tif", picture(i).astype("uint16"), origin=place(i), names=names)
+    found = errors(check(tmp_path, workers=1), "dates")
+    assert [f.file for f in found] == ["k0.tif"] and "2021-02-01 comes after 2021-03-01" in found[0].message
+
+
 def test_dates_in_a_table(data):
     rows = ["key,date", *[f"k{i:03d},2020-01-{i + 1:02d}" for i in range(11)], "k011,2020-02-31"]
     (data / "metadata.csv").write_text("\n".join(rows))

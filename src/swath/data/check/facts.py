@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,14 +201,18 @@ def _dates(src: Any) -> tuple[str, ...]:
     found: list[str] = []
     for name, text in src.tags().items():
         low = name.lower()
-        if any(w in low for w in _DATE_TAGS) and not any(w in low for w in _NOT_DATES) and name != "TIFFTAG_DATETIME":
+        if any(w in low for w in _DATE_TAGS) and not any(w in low for w in _NOT_DATES):
             found += [p.strip(" []'\"") for p in text.replace(";", ",").split(",") if p.strip(" []'\"")]
     if src.count > 1 or not found:
         per_band = [t for i in range(1, src.count + 1) for k, t in src.tags(i).items() if k.lower() in _BAND_DATES]
         found += per_band
+    if not found:
+        named = [m.group(1) for d in src.descriptions if d and (m := _DATED.search(d))]
+        found += named if len(named) == src.count else []
     return tuple(found)
 
 
+_DATED = re.compile(r"(?<!\d)((?:19|20)\d{2}-?\d{2}-?\d{2})(?!\d)")
 _BAND_DATES = ("date", "datetime", "time", "acquisition_date", "timestamp", "sensing_time")
 
 

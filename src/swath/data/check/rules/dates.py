@@ -83,29 +83,34 @@ def _age(file: str, found: dt.date, text: str, where: str) -> Iterator[Finding]:
 
 
 def _names(survey: Survey) -> Iterator[Finding]:
-    """Dates in file names: where most files have one at a place, a number there that is none is an error."""
-    by_place: dict[tuple[str, int, int], list[tuple[str, str, str]]] = defaultdict(list)
+    """Dates in file names: where most files have one at a place, something there that is none is an error."""
+    shapes: dict[tuple[str, int], list[tuple[str, list[str]]]] = defaultdict(list)
     for m in survey.layout.members:
-        stem = PurePosixPath(m.file).stem
-        tokens = [t for t in re.split(r"[_.]", stem) if t]
-        for i, token in enumerate(tokens):
-            bare = token.split("T")[0]
-            if _EIGHT.match(bare) or _DASHED.match(bare):
-                by_place[m.group, len(tokens), i].append((m.file, bare, "_".join(tokens[:i] + tokens[i + 1 :])))
-    for held in by_place.values():
-        plausible = [day(t) is not None and 1970 <= int(t[:4]) <= 2100 for _, t, _ in held]
-        if sum(plausible) * 2 <= len(held):
-            continue
-        for (file, token, _), good in zip(held, plausible, strict=True):
-            found = day(token)
-            if not good or found is None:
-                yield Finding(
-                    "dates", "error", file, f"the date '{token}' in its name cannot be read", value=token,
-                    remedy="rename the file with a real date (YYYYMMDD)",
-                )  # fmt: skip
-            else:
-                yield from _age(file, found, token, "in its name")
+        tokens = [t for t in re.split(r"[_.]", PurePosixPath(m.file).stem) if t]
+        shapes[m.group, len(tokens)].append((m.file, tokens))
+    for (_, length), held in shapes.items():
+        for i in range(length):
+            dated = [_is_date(tokens[i]) for _, tokens in held]
+            if sum(dated) < 0.5 * len(held) or not any(dated):
+                continue
+            for (file, tokens), good in zip(held, dated, strict=True):
+                token = tokens[i].split("T")[0]
+                found = day(token) if good else None
+                if found is not None:
+                    yield from _age(file, found, token, "in its name")
+                elif _EIGHT.match(token) or _DASHED.match(token) or sum(dated) >= 0.8 * len(held):
+                    yield Finding(
+                        "dates", "error", file, f"the date '{token}' in its name cannot be read", value=token,
+                        remedy="rename the file with a real date (YYYYMMDD)",
+                    )  # fmt: skip
     yield from _numbered(survey)
+
+
+def _is_date(token: str) -> bool:
+    bare = token.split("T", maxsplit=1)[0]
+    if not (_EIGHT.match(bare) or _DASHED.match(bare)):
+        return False
+    return day(bare) is not None and 1970 <= int(bare[:4]) <= 2100
 
 
 _STEP = re.compile(r"^(?P<head>.*?)[_\-.]?(?:t|step|time|ts)(?P<step>\d{1,3})[_\-.](?P<tail>.*)$", re.IGNORECASE)
