@@ -48,6 +48,7 @@ def linear_probe(x, y):
     return float(cross_val_score(model, x, y, cv=folds).mean())
 
 
+@pytest.mark.slow
 def test_galileo_nano_on_eurosat(eurosat, shared):
     batch, y = eurosat
     config = GalileoConfig(size="nano", patch=8, month=5)
@@ -58,7 +59,6 @@ def test_galileo_nano_on_eurosat(eurosat, shared):
     assert x.shape == (100, 128)
     score = linear_probe(x, y)
     assert score > 0.75
-    raw = torch.cat([v.x.flatten(3).mean(3).flatten(1) for v in batch.layers.values()]).numpy()
 
 
 def test_official_pickle_loads_like_the_safetensors(shared):
@@ -71,6 +71,22 @@ def test_official_pickle_loads_like_the_safetensors(shared):
         assert torch.equal(value, b.state_dict()[key]), key
 
 
+def test_embeddings_of_real_chips(eurosat, shared):
+    """Four chips through readers and weights: finite, distinct, and moved by a swap of red and blue."""
+    batch, _ = eurosat
+    path = shared / "oracles/galileo_nano/weights.safetensors"
+    encoder = build_encoder(GalileoConfig(size="nano", month=5), weights=path, adaptation=L1C_AS_L2A).eval()
+    part = batch[:4]
+    x = torch.from_numpy(embed(encoder, part))
+    assert torch.isfinite(x).all() and torch.pdist(x).min() > 0
+    layer = part.layers["sentinel2-l1c"]
+    names = list(layer.sensor.names)
+    order = [names.index(n) for n in names]
+    order[names.index("red")], order[names.index("blue")] = names.index("blue"), names.index("red")
+    swapped = Batch({layer.sensor.id: Layer(layer.sensor, layer.x[:, :, order], layer.valid, layer.times)}, part.where)
+    assert torch.cosine_similarity(x, torch.from_numpy(embed(encoder, swapped))).max() < 0.999
+
+
 def test_undated_layers_need_a_month(eurosat, shared):
     batch, _ = eurosat
     encoder = GalileoConfig(size="nano").build()
@@ -79,6 +95,7 @@ def test_undated_layers_need_a_month(eurosat, shared):
         encoder(batch[:1])
 
 
+@pytest.mark.slow
 def test_presto_on_eurosat_pixels(eurosat, shared):
     batch, y = eurosat
     path = shared / "real/w_presto/default_model.pt"
