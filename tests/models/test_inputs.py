@@ -87,3 +87,24 @@ def test_required_input_is_asked_for():
     need = replace(RGB, required=True)
     with pytest.raises(UserError, match="needs sentinel2-l2a"):
         seen(batch(SENSORS.get("sentinel1-grd")), spec(need))
+
+
+def test_galileo_decoder_predicts_hidden_tokens_only():
+    from swath.models.encoders._galileo_decoder import GalileoDecoder
+    from swath.models.encoders.galileo import GalileoShape
+
+    shape = GalileoShape(dim=32, depth=1, heads=4, patch=4)
+    decoder = GalileoDecoder(shape, depth=1).eval()
+    sizes = ((1, 2, 2, 1, 7), (1, 2, 2, 3), (1, 1, 3), (1, 4))
+    tokens = [torch.randn(*s, 32) for s in sizes]
+    mask = [torch.ones(s) for s in sizes]
+    mask[0][..., 1] = 0
+    mask[0][..., 2] = 2
+    months = torch.zeros(1, 1, dtype=torch.int64)
+    out = decoder(tokens, mask, months, 1.0)
+    tokens[0] = tokens[0].clone()
+    tokens[0][..., 2, :] += 9.0  # what stands at a hidden place is never read
+    again = decoder(tokens, mask, months, 1.0)
+    assert out[0].shape == tokens[0].shape and torch.equal(out[0][..., 2, :], again[0][..., 2, :])
+    tokens[0][..., 1, :] += 9.0
+    assert not torch.allclose(decoder(tokens, mask, months, 1.0)[0][..., 2, :], out[0][..., 2, :])

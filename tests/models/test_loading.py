@@ -32,7 +32,7 @@ def test_missing_and_unexpected_are_refused_and_nothing_moves():
 
 
 def test_zero_matching_keys_never_pass_silently():
-    with pytest.raises(UserError, match="0.0%"):
+    with pytest.raises(UserError, match=r"0\.0%"):
         load_state(net(), {f"module.{k}": v for k, v in net().state_dict().items()})
 
 

@@ -78,8 +78,10 @@ class GalileoAttention(nn.Module):
         self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
+    def forward(self, x: Tensor, bias: Tensor | None, context: Tensor | None = None) -> Tensor:
+        y = x if context is None else context
+        parts = (self.q(x), self.k(y), self.v(y))
+        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
         return self.proj(scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2))
 
 
@@ -121,25 +123,65 @@ def slow_sincos(positions: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-class Galileo(EncoderModule):
-    """Galileo's encoder. The batch may hold Sentinel-1, Sentinel-2 or both; groups that it lacks are left out."""
+class Coded(nn.Module):
+    """The tables of group, step and month, and the codes made of them."""
 
-    def __init__(self, shape: GalileoShape, config: GalileoConfig) -> None:
-        super().__init__()
-        s = self.shape = shape
-        self.patch, self.month, self.use_place = config.patch, config.month, config.location
+    pos_embed: Tensor
+    month_embed: nn.Embedding
+    s_t_channel_embed: Tensor
+    sp_channel_embed: Tensor
+    t_channel_embed: Tensor
+    st_channel_embed: Tensor
+
+    def add_tables(self, s: GalileoShape) -> None:
+        """Make the tables, under the official names."""
         quarter = s.dim // 4
-        flex = {n: FlexEmbed(len(b), s.dim, s.patch) for n, b in (SPACE_TIME | SPACE).items()}
-        self.space_time_embed = nn.ModuleDict({n: flex[n] for n in SPACE_TIME})
-        self.space_embed = nn.ModuleDict({n: flex[n] for n in SPACE})
-        self.time_embed = nn.ModuleDict({n: nn.Linear(len(b), s.dim) for n, b in TIME.items()})
-        self.static_embed = nn.ModuleDict({n: nn.Linear(len(b), s.dim) for n, b in STATIC.items()})
         self.pos_embed = nn.Parameter(slow_sincos(torch.arange(s.steps), quarter), requires_grad=False)
         self.month_embed = nn.Embedding.from_pretrained(month_table(quarter), freeze=True)
         self.s_t_channel_embed = nn.Parameter(torch.zeros(len(SPACE_TIME), quarter))
         self.sp_channel_embed = nn.Parameter(torch.zeros(len(SPACE), quarter))
         self.t_channel_embed = nn.Parameter(torch.zeros(len(TIME), quarter))
         self.st_channel_embed = nn.Parameter(torch.zeros(len(STATIC), quarter))
+
+    def codes(self, g: Grid, months: Tensor, ratio: float) -> list[Tensor]:
+        """Codes of the four families; `ratio` is a patch's side over 10 m."""
+        quarter = self.pos_embed.shape[-1]
+        device = months.device
+        rows, cols = (torch.arange(n, device=device) * ratio for n in (g.h, g.w))
+        half = quarter // 2
+        across = slow_sincos(cols, half)[None].expand(g.h, -1, -1)
+        place = torch.cat([across, slow_sincos(rows, half)[:, None].expand(-1, g.w, -1)], -1)
+        step, month = self.pos_embed[: g.t], self.month_embed(months)
+        b, h, w, t = g
+
+        def join(channel: Tensor, lead: tuple[int, ...], parts: Sequence[Tensor | None]) -> Tensor:
+            n = len(channel)
+            size = (*lead, n, quarter)
+            full = [channel.expand(size)]
+            full += [channel.new_zeros(size) if p is None else p[..., None, :].expand(size) for p in parts]
+            return torch.cat(full, -1)
+
+        return [
+            join(self.s_t_channel_embed, (b, h, w, t), (step, month[:, None, None], place[None, :, :, None])),
+            join(self.sp_channel_embed, (b, h, w), (None, None, place[None])),
+            join(self.t_channel_embed, (b, t), (step[None], month, None)),
+            join(self.st_channel_embed, (b,), (None, None, None)),
+        ]
+
+
+class Galileo(EncoderModule, Coded):
+    """Galileo's encoder. The batch may hold Sentinel-1, Sentinel-2 or both; groups that it lacks are left out."""
+
+    def __init__(self, shape: GalileoShape, config: GalileoConfig) -> None:
+        super().__init__()
+        s = self.shape = shape
+        self.patch, self.month, self.use_place = config.patch, config.month, config.location
+        flex = {n: FlexEmbed(len(b), s.dim, s.patch) for n, b in (SPACE_TIME | SPACE).items()}
+        self.space_time_embed = nn.ModuleDict({n: flex[n] for n in SPACE_TIME})
+        self.space_embed = nn.ModuleDict({n: flex[n] for n in SPACE})
+        self.time_embed = nn.ModuleDict({n: nn.Linear(len(b), s.dim) for n, b in TIME.items()})
+        self.static_embed = nn.ModuleDict({n: nn.Linear(len(b), s.dim) for n, b in STATIC.items()})
+        self.add_tables(s)
         self.blocks = nn.ModuleList(GalileoBlock(s.dim, s.heads, s.ratio) for _ in range(s.depth))
         self.norm = nn.LayerNorm(s.dim)
         n = len(taps(s.depth))
@@ -167,7 +209,7 @@ class Galileo(EncoderModule):
             torch.stack([self.time_embed[n](tm[..., b]) for n, b in TIME.items()], -2),
             torch.stack([self.static_embed[n](static[..., b]) for n, b in STATIC.items()], -2),
         ]
-        codes = self._codes(Grid(*tokens[0].shape[:4]), months, gsd * patch / GSD)
+        codes = self.codes(Grid(*tokens[0].shape[:4]), months, gsd * patch / GSD)
         return [a + c.to(a.dtype) for a, c in zip(tokens, codes, strict=True)]
 
     def _patches(
@@ -180,30 +222,6 @@ class Galileo(EncoderModule):
             shown = bool((mask[..., i] == 0).any())
             every.append(layers[name](x[..., bands], patch) if shown else x.new_zeros(size))
         return torch.stack(every, -2)
-
-    def _codes(self, g: Grid, months: Tensor, ratio: float) -> list[Tensor]:
-        quarter = self.shape.dim // 4
-        device = months.device
-        rows, cols = (torch.arange(n, device=device) * ratio for n in (g.h, g.w))
-        half = quarter // 2
-        across = slow_sincos(cols, half)[None].expand(g.h, -1, -1)
-        place = torch.cat([across, slow_sincos(rows, half)[:, None].expand(-1, g.w, -1)], -1)
-        step, month = self.pos_embed[: g.t], self.month_embed(months)
-        b, h, w, t = g
-
-        def join(channel: Tensor, lead: tuple[int, ...], parts: Sequence[Tensor | None]) -> Tensor:
-            n = len(channel)
-            size = (*lead, n, quarter)
-            full = [channel.expand(size)]
-            full += [channel.new_zeros(size) if p is None else p[..., None, :].expand(size) for p in parts]
-            return torch.cat(full, -1)
-
-        return [
-            join(self.s_t_channel_embed, (b, h, w, t), (step, month[:, None, None], place[None, :, :, None])),
-            join(self.sp_channel_embed, (b, h, w), (None, None, place[None])),
-            join(self.t_channel_embed, (b, t), (step[None], month, None)),
-            join(self.st_channel_embed, (b,), (None, None, None)),
-        ]
 
     def run(self, tokens: list[Tensor], hidden: list[Tensor], until: int | None = None) -> list[list[Tensor]]:
         """For every block the four families, normalised; hidden tokens take no part and come out as norm(0)."""

@@ -8,6 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from swath.models.encoders._galileo_decoder import GalileoDecoder
 from swath.models.encoders.galileo import (
     Galileo,
     GalileoConfig,
@@ -83,5 +84,6 @@ MEMBER = Oracle(
         "nano_encoder_official_raw": _full("nano"),
         "tiny_encoder": _full("tiny"),
         "base_encoder": _full("base"),
+        "nano_decoder_official": lambda: GalileoDecoder(GalileoConfig.sizes["nano"]).state_dict(),
     },
 )
