@@ -7,7 +7,7 @@ import torch
 
 from swath.core import SENSORS, Batch, Grid, Layer, Sensor, UserError, Where, collate
 from swath.core.sensor import Band
-from swath.models.encoders.swath_vit import SIZES, SwathViT, _kernel_resize, band_codes
+from swath.models.encoders.swath_vit import SIZES, SwathViT, _kernel_resize, band_codes, own_view
 
 S2, S1 = SENSORS.get("sentinel2-l2a"), SENSORS.get("sentinel1-grd")
 RGB = S2.select(["red", "green", "blue"])
@@ -87,6 +87,20 @@ def test_band_order_and_names_do_not_matter(vit):
     assert torch.allclose(vit(batch(rgb)).pooled, vit(batch(replace(rgb, sensor=other))).pooled, atol=1e-6)
     bgr = replace(rgb, sensor=S2.select(["blue", "green", "red"]))
     assert not torch.allclose(vit(batch(rgb)).pooled, vit(batch(bgr)).pooled, atol=1e-4)
+
+
+def test_many_bands_are_mixed_before_the_kernels_with_the_same_result(vit):
+    cube = SENSORS.get("enmap")
+    part = layer(cube, b=1, size=16)
+    wide = SwathViT(size="nano", patch=8, basis=len(cube.bands)).build().embed
+    narrow = SwathViT(size="nano", patch=8, basis=len(cube.bands) - 1).build().embed
+    mix, kernel = torch.rand(len(cube.bands), 5), torch.rand(7, 5, 8, 8)
+    x = torch.rand(1, len(cube.bands), 16, 16)
+    a = torch.nn.functional.conv2d(x, torch.einsum("drhw,cr->dchw", kernel, mix), stride=8)
+    b = torch.nn.functional.conv2d(torch.einsum("nchw,cr->nrhw", x, mix), kernel, stride=8)
+    assert torch.allclose(a, b, rtol=1e-4)
+    assert len(cube.bands) > vit.embed.basis and vit(batch(part)).pooled.isfinite().all()
+    assert wide(own_view(part))[0].shape == narrow(own_view(part))[0].shape == (1, 1, 2, 2, 128)
 
 
 def test_codes_are_smooth_in_wavelength_and_distinct_by_name():

@@ -223,8 +223,13 @@ class PatchEmbed(nn.Module):
             x, seen = F.pad(x, pad), F.pad(seen, pad)
         part = F.avg_pool2d(seen.float(), p).squeeze(1)
         mix = self.mix(band_codes(view.sensor).to(self.bias)) * x.shape[1] ** -0.5
-        x = torch.einsum("nchw,cr->nrhw", x.to(self.bias.dtype), mix)
-        x = F.conv2d(x, self.weight(p), self.bias, stride=p).permute(0, 2, 3, 1)
+        x, kernel = x.to(self.bias.dtype), self.weight(p)
+        if x.shape[1] <= self.basis:
+            kernel = torch.einsum("drhw,cr->dchw", kernel, mix)
+        else:
+            # many bands: mixing the pixels once is cheaper than a kernel for every band
+            x = torch.einsum("nchw,cr->nrhw", x, mix)
+        x = F.conv2d(x, kernel, self.bias, stride=p).permute(0, 2, 3, 1)
         x = x + self.kinds.weight[KINDS.index(view.sensor.kind)] + self.hole * (1.0 - part).unsqueeze(-1).to(x.dtype)
         return x.unflatten(0, (b, t)), (part > 0).unflatten(0, (b, t))
 
