@@ -135,16 +135,16 @@ def standard(layer: Layer) -> Tensor:
         values = torch.tensor([v for v, _ in sensor.classes], device=x.device, dtype=x.dtype)
         x = (x == values.view(1, 1, -1, 1, 1)).to(x.dtype)
         return torch.where(layer.valid, x, x.new_zeros(()))
-    parts: list[Tensor] = []
-    for c, band in enumerate(sensor.bands):
-        unit, plane = band.unit, x[:, :, c]
-        if unit in ("linear", "amplitude"):
-            unit, plane = "db", convert(plane, unit, "db")
-        if unit not in UNITS:
-            raise UnknownName("unit", unit, UNITS, where=f"band {band.name} of {sensor.id}")
-        centre, width = UNITS[unit]
-        parts.append(((plane - centre) / width).clamp(-8.0, 8.0))
-    return torch.where(layer.valid, torch.stack(parts, 2), x.new_zeros(()))
+    units = ["db" if b.unit in ("linear", "amplitude") else b.unit for b in sensor.bands]
+    wrong = next((b for b, u in zip(sensor.bands, units, strict=True) if u not in UNITS), None)
+    if wrong is not None:
+        raise UnknownName("unit", wrong.unit, UNITS, where=f"band {wrong.name} of {sensor.id}")
+    if any(u != b.unit for b, u in zip(sensor.bands, units, strict=True)):
+        pairs = enumerate(zip(sensor.bands, units, strict=True))
+        x = torch.stack([convert(x[:, :, c], b.unit, u) for c, (b, u) in pairs], 2)
+    centre, width = (torch.tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+                     for v in zip(*(UNITS[u] for u in units), strict=True))  # fmt: skip
+    return torch.where(layer.valid, ((x - centre) / width).clamp_(-8.0, 8.0), x.new_zeros(()))
 
 
 def own_view(layer: Layer) -> View:
