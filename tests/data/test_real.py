@@ -7,6 +7,7 @@ import torch
 
 from swath.core import UserError, Window
 from swath.data.card import read_card
+from swath.data.cards import CARDS
 from swath.data.open import open_source
 from swath.data.scene import SceneHints, open_scene
 from swath.data.sources.folder import FolderConfig, FolderSource
@@ -136,3 +137,11 @@ def test_hls_scene_with_negative_nodata(shared):
     scene = open_scene(root, card)
     layer = scene.read(scene.grid.window).layers["hls-s30"]
     assert layer.shape == (1, 1, 10, 224, 224) and float(layer.x.min()) > -0.2 and float(layer.x.max()) < 1.5
+
+
+def test_aerial_tiles_of_treesatai_hold_near_infrared_first(shared):
+    with rasterio.open(next((shared / "real" / "treesat_ts_sample").glob("*.tif"))) as data:
+        means = data.read().mean(axis=(1, 2))
+    for name in ("treesatai", "geobench2-treesatai"):
+        layer = next(x for x in CARDS.get(name).layers if x.id == "aerial-rgbn")
+        assert layer.bands[int(means.argmax())] == "nir", "a forest is brightest there"
