@@ -120,3 +120,26 @@ def test_unknown_names_say_the_nearest():
         encoder_config("cromma")
     with pytest.raises(UserError, match="base"):
         encoder_config("croma/bas")
+
+
+def test_a_flat_prithvi_file_is_sorted_into_encoder_and_decoder():
+    """Version 1's file may lack the prefixes; some decoder parameters do not begin with `decoder`."""
+    from swath.models.encoders.prithvi import PrithviConfig
+
+    config = PrithviConfig(size="tiny", decoder=True)
+    state = config.build().state_dict()
+    flat = {k.removeprefix("encoder.").removeprefix("decoder."): v for k, v in state.items()}
+    own = config.build()
+    proof = load_state(own, flat, layout=config.layout())
+    assert proof.complete and proof.fraction == 1.0
+    assert all(torch.equal(v, state[k]) for k, v in own.state_dict().items())
+    assert load_state(config.build(), state, layout=config.layout()).complete
+
+
+@pytest.mark.parametrize("wrap", ["module.base_encoder.", "teacher.module.backbone.", "teacher.backbone.", ""])
+def test_every_known_wrapping_of_ssl4eo_loads(wrap):
+    config = encoder_config("ssl4eo-vit/tiny")
+    state = {wrap + k: v for k, v in config.build().state_dict().items()}
+    state |= {"module.momentum_encoder.cls_token": torch.zeros(1), "module.predictor.0.weight": torch.zeros(1)}
+    state |= {wrap + "head.0.weight": torch.zeros(1)}
+    assert load_state(config.build(), state, layout=config.layout()).fraction == 1.0

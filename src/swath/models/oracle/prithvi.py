@@ -33,7 +33,7 @@ def _shape(meta: Meta) -> PrithviShape:
 
 
 def _build(meta: Meta, weights: Tensors) -> nn.Module:
-    return PrithviConfig(shape=_shape(meta), decoder=any(k.startswith("decoder.") for k in weights)).build()
+    return PrithviConfig(shape=_shape(meta), decoder=any("decoder" in k for k in weights)).build()
 
 
 def _run(module: nn.Module, meta: Meta, inputs: Tensors) -> dict[str, Tensor]:
