@@ -17,8 +17,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """List data sets: task, classes, sensors, gsd, size, coverage, licence, samples, year."""
-    from swath.cli.output import answer
+    from swath.cli.output import answer, note
     from swath.data.catalogue import Wish, find, row
 
     cards = find(Wish(task, sensor, max_gb, group, licence))
+    if max_gb is not None:
+        unknown = [c.name for c in find(Wish(task, sensor, None, group, licence)) if c.size_gb is None]
+        if unknown:
+            note(f"{len(unknown)} more fit but their size is not known: {', '.join(unknown[:8])}")
     answer([row(c) for c in cards], as_json, title=f"{len(cards)} data sets")
