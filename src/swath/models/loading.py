@@ -28,7 +28,8 @@ class Layout:
 
     `keep` takes only keys with one of these prefixes (before stripping); `rename` maps parts of keys; `recomputed`
     tables are made from sizes and not read; `absent` parameters are known not to be in the file; `reshape` are rules
-    for tensors that the file stores in another form; `under` is the module's own prefix. Globs everywhere.
+    for tensors that the file stores in another form; `under` is the module's own prefix; `sort`
+    gives keys of a flat file their prefix: that of the first glob that matches. Globs everywhere.
     """
 
     inside: tuple[str, ...] = ()
@@ -40,6 +41,7 @@ class Layout:
     absent: tuple[str, ...] = ()
     reshape: tuple[tuple[str, Rule], ...] = ()
     under: str = ""
+    sort: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -119,6 +121,8 @@ def normalise_keys(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, 
                 break
         for old, new in layout.rename:
             name = name.replace(old, new)
+        if layout.sort and not name.startswith(tuple(p for _, p in layout.sort)):
+            name = next((p for g, p in layout.sort if fnmatch(name, g)), "") + name
         hit = next((g for g in layout.drop if fnmatch(name, g)), None)
         if hit is not None:
             dropped[key] = f"matches {hit}"

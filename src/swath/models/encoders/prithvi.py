@@ -30,6 +30,10 @@ STATISTICS = {
 }
 
 
+# The file of version 1 may have neither of the two prefixes.
+FLAT = (("*decoder*", "decoder."), ("*_dec*", "decoder."), ("mask_token", "decoder."), ("*", "encoder."))
+
+
 @dataclass(frozen=True)
 class PrithviShape:
     """Sizes of one Prithvi. `frames` and `image` only fix the stored position table; any size runs."""
@@ -299,9 +303,9 @@ class PrithviConfig:
         return Prithvi(shape, self.decoder, "prithvi" if self.shape else f"prithvi/{self.size}")
 
     def layout(self) -> Layout:
-        """The v1 file may come without the two prefixes (the hub's is flat)."""
+        """Version 1 may be flat."""
         drop = () if self.decoder else ("decoder.*",)
-        return Layout(inside=("state_dict", "model"), recomputed=("*pos_embed",), drop=drop)
+        return Layout(inside=("state_dict", "model"), recomputed=("*pos_embed",), drop=drop, sort=FLAT)
 
 
 MEMBER = PrithviConfig

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from swath.models.encoders.prithvi import Prithvi, PrithviConfig, PrithviShape, untubes
+from swath.models.encoders.prithvi import FLAT, Prithvi, PrithviConfig, PrithviShape, untubes
 from swath.models.loading import Layout
 from swath.models.oracle import Meta, Oracle, Tensors, only, says, wanted
 
@@ -89,6 +89,6 @@ MEMBER = Oracle(
     matches=lambda meta: says(meta, "prithvi"),
     build=_build,
     run=_run,
-    layout=lambda meta: Layout(recomputed=("*pos_embed",)),
+    layout=lambda meta: Layout(recomputed=("*pos_embed",), sort=FLAT),
     full={name: _full(size) for name, size in _FULL.items()},
 )
