@@ -12,7 +12,7 @@ from swath.models import ENCODERS, build_encoder, encoder_config
 from swath.models.tokenizers import build_tokenizer
 from swath.models.weights import SPDX, WEIGHTS, WeightsRecord, choose, count_of, fetch_record
 
-OWN = {"swath-vit", "mosaiks"}
+OWN = {"swath-vit", "mosaiks", "pixels"}
 NAMES = WEIGHTS.names()
 FIRST = list({WEIGHTS.get(n).encoder.split("/")[0]: n for n in reversed(NAMES)}.values())
 GOOD = dict(
