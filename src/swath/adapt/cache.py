@@ -85,7 +85,7 @@ def fill(
     """Encode these samples once into `folder` (unless it is there), and give their labels."""
     labels: dict[int, Batch] = {}
     ready = (folder / "meta.json").is_file()
-    device = next(task.parameters()).device
+    device = next((p.device for p in task.parameters()), torch.device("cpu"))
     tmp = Path(tempfile.mkdtemp(dir=_made(folder.parent), prefix=".features-")) if not ready else folder
     shapes: dict[str, list[int]] = {}
     keys: list[int] = []

@@ -32,7 +32,11 @@ class Probe:
 @torch.no_grad()
 def pooled(encoder: nn.Module, batch: Batch, size: int = 64) -> Tensor:
     """Pooled vectors (B, D) of a batch, in eval mode, on the encoder's device."""
-    was, run, device = encoder.training, _call(encoder), next(encoder.parameters()).device
+    was, run, device = (
+        encoder.training,
+        _call(encoder),
+        next((p.device for p in encoder.parameters()), torch.device("cpu")),
+    )
     encoder.eval()
     parts = [run(batch[slice(i, i + size)].to(device)).pooled.float().cpu() for i in range(0, len(batch), size)]
     encoder.train(was)
@@ -42,7 +46,11 @@ def pooled(encoder: nn.Module, batch: Batch, size: int = 64) -> Tensor:
 @torch.no_grad()
 def dense(encoder: nn.Module, batch: Batch, size: int = 64) -> Tensor:
     """The last level's map (B, D, h, w)."""
-    was, run, device = encoder.training, _call(encoder), next(encoder.parameters()).device
+    was, run, device = (
+        encoder.training,
+        _call(encoder),
+        next((p.device for p in encoder.parameters()), torch.device("cpu")),
+    )
     encoder.eval()
     parts = [run(batch[slice(i, i + size)].to(device)).maps[-1].float().cpu() for i in range(0, len(batch), size)]
     encoder.train(was)
