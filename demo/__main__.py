@@ -10,10 +10,16 @@ from pathlib import Path
 import torch
 
 import swath
-from demo import world
+from demo import judge, learn, use, world
 from swath.report import page as p
 
-CHAPTERS = (world,)
+
+def _timed(name, run):
+    sys.stderr.write(f"chapter {name} ...\n")
+    start = time.monotonic()
+    found = run()
+    sys.stderr.write(f"chapter {name}: {time.monotonic() - start:.1f} s\n")
+    return found
 
 
 def main() -> None:
@@ -24,12 +30,11 @@ def main() -> None:
     torch.set_num_threads(2)
     began = time.monotonic()
     page = p.Page("Swath on the simulated Earth", f"swath {swath.__version__}, offline, on this machine's CPU")
-    for chapter in CHAPTERS:
-        name = chapter.__name__.split(".")[-1]
-        sys.stderr.write(f"chapter {name} ...\n")
-        start = time.monotonic()
-        chapter.chapter(page)
-        sys.stderr.write(f"chapter {name}: {time.monotonic() - start:.1f} s\n")
+    work = out / "work"
+    _timed("world", lambda: world.chapter(page))
+    weights = _timed("learn", lambda: learn.chapter(page, work))
+    _timed("use", lambda: use.chapter(page, work, weights))
+    _timed("judge", lambda: judge.chapter(page, work, weights))
     page.add(p.text(f"The whole page took {time.monotonic() - began:.0f} s.", "note"))
     target = page.write(out / "index.html")
     sys.stderr.write(f"wrote {target} ({time.monotonic() - began:.0f} s)\n")

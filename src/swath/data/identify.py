@@ -79,7 +79,8 @@ def named(info: RasterInfo) -> tuple[str, ...]:
 
 def identify(info: RasterInfo, folder: str, sensor: str = "", bands: Sequence[str] = ()) -> Identity:
     """The identity of a file with this header that lies in `folder`."""
-    said = sensor or info.tags.get("SWATH_SENSOR", "") or info.tags.get("sensor", "")
+    written = (info.tags.get(k, "") for k in ("SWATH_SENSOR", "SENSOR", "sensor"))
+    said = sensor or next((w for w in written if w in SENSORS), "")
     said = said if sensor or said in SENSORS else ""
     word = FOLDERS.get(folder_word(folder), "")
     names = tuple(bands) or named(info)
