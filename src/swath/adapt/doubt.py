@@ -25,11 +25,12 @@ CELLS = 64
 def _head(task: TaskModule) -> Vector | Dense:
     head = getattr(task, "head", None)
     single = not isinstance(task, Values) or task.outputs == 1
-    if not isinstance(head, Vector | Dense) or not isinstance(task, Classes | Tags | Values) or not single:
+    plain = not isinstance(head, Dense) or head.detail is None
+    if not plain or not isinstance(head, Vector | Dense) or not isinstance(task, Classes | Tags | Values) or not single:
         raise UserError(
             "Laplace needs a linear last layer with one output a class or value",
             where="trust.laplace",
-            remedy="use it with classify, segment, multilabel, regress or scalar, and losses with one output",
+            remedy="use it with losses of one output and without task.detail",
         )
     return head
 

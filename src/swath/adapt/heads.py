@@ -14,7 +14,7 @@ from swath.adapt.constraints import Constraint, penalties
 from swath.adapt.losses import Loss
 from swath.adapt.losses.quantile import QUANTILES
 from swath.adapt.metrics import ClassScores, TagScores, ValueScores
-from swath.adapt.task import Context, TaskModule, check_classes, check_losses, decoder_for, observed, total
+from swath.adapt.task import Context, Statistics, TaskModule, check_classes, check_losses, decoder_for, observed, total
 from swath.core.batch import Batch, Label
 from swath.core.contracts import Features, Scores, Step
 from swath.core.errors import UserError
@@ -46,13 +46,44 @@ class Vector(nn.Module):
         return self.linear(self.drop(self.norm(x)))
 
 
-class Dense(nn.Module):
-    """Decoder, dropout, 1 x 1 convolution, resized to the label's size."""
+class Detail(nn.Module):
+    """Two convolutions over the input's own pixels (standardised, mean over the dates that show them): the edges and
+    spectra that patches have averaged away."""
 
-    def __init__(self, context: Context, levels: Sequence[int], outputs: int, dropout: float) -> None:
+    def __init__(self, statistics: Statistics, width: int) -> None:
+        super().__init__()
+        self.statistics = {k: dict(v) for k, v in statistics.items()}
+        given = sum(len(v) for v in self.statistics.values())
+        self.body = nn.Sequential(
+            nn.Conv2d(given, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU()
+        )
+
+    def forward(self, batch: Batch, size: tuple[int, int]) -> Tensor:
+        planes: list[Tensor] = []
+        for name, bands in self.statistics.items():
+            layer = batch.layers.get(name)
+            if layer is None:
+                planes.append(batch.where.lonlat.new_zeros(len(batch), len(bands), *size, dtype=torch.float32))
+                continue
+            mean = layer.x.new_tensor([m for m, _ in bands.values()]).view(-1, 1, 1)
+            std = layer.x.new_tensor([s for _, s in bands.values()]).view(-1, 1, 1)
+            x = torch.where(layer.valid, (layer.x - mean) / std, 0.0).clamp(-8.0, 8.0)
+            x = x.sum(1) / layer.valid.sum(1).clamp_min(1)
+            same = (x.shape[-2], x.shape[-1]) == size
+            planes.append(x if same else F.interpolate(x, size, mode="bilinear", align_corners=False))
+        return self.body(torch.cat(planes, 1))
+
+
+class Dense(nn.Module):
+    """Decoder (beside it `detail` channels of the input itself), dropout, 1 x 1 convolution, at the label's size."""
+
+    def __init__(
+        self, context: Context, levels: Sequence[int], outputs: int, dropout: float = 0.0, detail: int = 0
+    ) -> None:
         super().__init__()
         self.decoder, width = decoder_for(context, levels)
-        self.drop, self.conv = nn.Dropout2d(dropout), nn.Conv2d(width, outputs, 1)
+        self.detail = Detail(context.statistics, detail) if detail else None
+        self.drop, self.conv = nn.Dropout2d(dropout), nn.Conv2d(width + detail, outputs, 1)
         nn.init.zeros_(cast("Tensor", self.conv.bias))
 
     def inner(self, features: Features) -> Tensor:
@@ -62,8 +93,12 @@ class Dense(nn.Module):
     def last(self, inner: Tensor) -> Tensor:
         return self.conv(inner)
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        out = self.conv(self.drop(self.decoder(maps)))
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int], batch: Batch | None = None) -> Tensor:
+        x = self.decoder(maps)
+        if self.detail is not None and batch is not None:
+            grown = F.interpolate(x, size, mode="bilinear", align_corners=False)
+            x = torch.cat([grown, self.detail(batch, size)], 1)
+        out = self.conv(self.drop(x))
         if (out.shape[-2], out.shape[-1]) == size:
             return out
         return F.interpolate(out, size, mode="bilinear", align_corners=False)
@@ -94,7 +129,9 @@ class Refine(nn.Module):
 class Classes(TaskModule):
     """Softmax classes, of chips (`dense` false) or of pixels."""
 
-    def __init__(self, context: Context, losses: Sequence[Loss], dense: bool, dropout: float = 0.0) -> None:
+    def __init__(
+        self, context: Context, losses: Sequence[Loss], dense: bool, dropout: float = 0.0, detail: int = 0
+    ) -> None:
         super().__init__(context)
         check_losses(losses, "classes", "task.losses")
         k = len(context.label.classes)
@@ -102,13 +139,14 @@ class Classes(TaskModule):
             raise UserError(f"label '{context.label.name}' has {k} classes; two at least are needed", where="task")
         self.dense, self.losses = dense, tuple(losses)
         self.head: nn.Module = (
-            Dense(context, self.levels, k, dropout) if dense else Vector(self.spec.pooled, k, dropout)
+            Dense(context, self.levels, k, dropout, detail) if dense else Vector(self.spec.pooled, k, dropout)
         )
+        self.needs_pixels = detail > 0
         self.register_buffer("class_weights", torch.tensor(context.weights))
         self.register_buffer("temperature", torch.ones(()))
 
     def answer(self, features: Features, batch: Batch) -> Tensor:
-        return self.head(features.maps, self.size_of(batch)) if self.dense else self.head(features.pooled)
+        return self.head(features.maps, self.size_of(batch), batch) if self.dense else self.head(features.pooled)
 
     def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         out = self.answer(features, batch)
@@ -164,6 +202,7 @@ class ValueOptions:
     dense: bool = True
     constraints: tuple[Constraint, ...] = ()
     residual: bool = False
+    detail: int = 0
 
 
 class Values(TaskModule):
@@ -187,7 +226,8 @@ class Values(TaskModule):
         if self.guide is not None:
             self.head: nn.Module = Refine(context, self.levels, k)
         else:
-            self.head = Dense(context, self.levels, k, 0.0) if self.dense else Vector(self.spec.pooled, k, 0.0)
+            dense = Dense(context, self.levels, k, 0.0, options.detail) if self.dense else None
+            self.head = dense if dense is not None else Vector(self.spec.pooled, k, 0.0)
         self.register_buffer("centre", torch.tensor(context.centre or (0.0,)))
         self.register_buffer("scale", torch.tensor(context.scale or (1.0,)))
         if options.residual and (self.guide is None or self.outputs != 1):
@@ -197,7 +237,7 @@ class Values(TaskModule):
                 remedy="let the label's classes name its bands and use l1, mse or huber, or set residual: false",
             )
         # an image may be asked for exactly where nothing is seen
-        self.needs_pixels = self.guide is not None
+        self.needs_pixels = self.guide is not None or options.detail > 0
         self.asks_unseen = context.label.kind == "image"
 
     def _shape(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +249,7 @@ class Values(TaskModule):
             return self.head(features.pooled)
         size = self.size_of(batch)
         if self.guide is None:
-            return self.head(features.maps, size)
+            return self.head(features.maps, size, batch)
         start, known = guided(batch, self.guide, size, cast("Tensor", self.centre))
         centre, scale = self._shape(start)
         return self.head(features.maps, (start - centre) / scale, known)

@@ -258,7 +258,7 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
         decoder=decoder_of(run.task, run.tuning, run.decoder), adaptation=run.adaptation, fusion=run.fusion,
         dates=steps, size=finest(first), ratio=label_ratio(first, first.labels[label.name]),
         weights=balance(seen.counts) if balanced else (), centre=seen.centre, scale=seen.scale,
-        statistics=seen.statistics if encoder.spec.any_bands else {}, guide=_guide(label, first),
+        statistics=seen.statistics, guide=_guide(label, first),
     )  # fmt: skip
     prints = delta.fingerprints(encoder)
     torch.manual_seed(run.loop.seed)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from swath.core.batch import LabelKind
 from swath.core.family import Family
 
 if TYPE_CHECKING:
     from swath.adapt.task import Context, TaskModule
+    from swath.core.batch import LabelKind
 
 
 class TaskConfig(Protocol):

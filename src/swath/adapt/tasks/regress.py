@@ -15,7 +15,10 @@ from swath.core.batch import LabelKind
 
 @dataclass(frozen=True)
 class Regress:
-    """`label` names the label when the data have several; `losses` are summed with their weights."""
+    """`label` names the label when the data have several; `losses` are summed with their weights.
+
+    `detail` channels of the input's own pixels join the decoder's map: for edges and spectra finer than a patch.
+    """
 
     kind: ClassVar[str] = "regress"
     takes: ClassVar[tuple[LabelKind, ...]] = ("map",)
@@ -24,9 +27,10 @@ class Regress:
     label: str = ""
     losses: tuple[Annotated[Loss, LOSSES], ...] = (Huber(),)
     constraints: tuple[Constraint, ...] = ()
+    detail: int = 0
 
     def build(self, context: Context) -> Values:
-        return Values(context, self.losses, ValueOptions(constraints=self.constraints))
+        return Values(context, self.losses, ValueOptions(constraints=self.constraints, detail=self.detail))
 
 
 MEMBER = Regress

@@ -14,7 +14,10 @@ from swath.core.batch import LabelKind
 
 @dataclass(frozen=True)
 class Segment:
-    """`label` names the label when the data have several; `losses` are summed with their weights."""
+    """`label` names the label when the data have several; `losses` are summed with their weights.
+
+    `detail` channels of the input's own pixels join the decoder's map: for edges and spectra finer than a patch.
+    """
 
     kind: ClassVar[str] = "segment"
     takes: ClassVar[tuple[LabelKind, ...]] = ("mask",)
@@ -24,9 +27,10 @@ class Segment:
     losses: tuple[Annotated[Loss, LOSSES], ...] = (CrossEntropy(),)
     balanced: bool = False
     dropout: float = 0.0
+    detail: int = 0
 
     def build(self, context: Context) -> Classes:
-        return Classes(context, self.losses, True, self.dropout)
+        return Classes(context, self.losses, True, self.dropout, self.detail)
 
 
 MEMBER = Segment

@@ -7,11 +7,12 @@ weights where the algebra allows it (`exact`), and leaves the rest in place. Ins
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from swath.core.family import Family
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class TuningConfig(Protocol):

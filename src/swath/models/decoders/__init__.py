@@ -6,11 +6,12 @@ Encoders without a pyramid (plain transformers give several maps of one stride) 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from swath.core.family import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DenseDecoder(Protocol):
