@@ -218,9 +218,7 @@ def main():
         base, copy = middle["pread", None], middle["copy", None]
         places = {"pread": "raw.bin", "copy": "raw.bin", "litdata": "lit"}
         print(f"{options.chips} chips of {BANDS} x {SIDE}^2 uint16, {options.workers} workers, {options.rounds} rounds")
-        print(
-            f"load {os.getloadavg()[0]:.1f} at the end; CPU is a process's own time, so steadier on a shared machine"
-        )
+        print(f"load {os.getloadavg()[0]:.1f} at the end; CPU is a process's own time, so steadier on a shared machine")
         head = ("reader", "chips/s", "x pread", "x copy", "disk", "3/12 cost", "spread", "CPU us", "CPU 3/12")
         print(f"{head[0]:<22}" + "".join(f"{h:>10}" for h in head[1:]))
         for name in names:
