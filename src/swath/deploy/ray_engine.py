@@ -60,7 +60,7 @@ def _result(given: tuple[Commit | None, SwathError | None], cell: Cell) -> Commi
 def _task(work: Work, index: int) -> tuple[Commit | None, SwathError | None]:
     """One cell on some node; scene and model stay open in the process for the next one."""
     try:
-        key = work.plan.digest
+        key = f"{work.folder}/{work.plan.digest}/{work.holes}"
         if key not in _HELD:
             _HELD.clear()
             _HELD[key] = worker(work)
