@@ -47,8 +47,7 @@ def probe(paths: Sequence[Path], most: int = 8) -> Probe:
     dtype, nodata, count = "", None, 0
     for path in chosen:
         with opened(path) as data:
-            h, w = min(data.height, SAMPLE_SIDE), min(data.width, SAMPLE_SIDE)
-            raw: Any = data.read(out_shape=(data.count, h, w))
+            raw = _sample(data)
             dtype, count = str(data.dtypes[0]), data.count
             nodata = data.nodata if data.nodata is not None else nodata
         flat = raw.reshape(raw.shape[0], -1).astype(np.float64)
@@ -60,6 +59,19 @@ def probe(paths: Sequence[Path], most: int = 8) -> Probe:
         parts.append(flat[:, good])
     values = np.concatenate(parts, axis=1) if parts else np.zeros((0, 0))
     return Probe(values, dtype, nodata, count, tuple(str(p) for p in chosen))
+
+
+def _sample(data: Any) -> Any:
+    """At most SAMPLE_SIDE^2 pixels: decimated where that is cheap, else squares all over a file without overviews."""
+    h, w = min(data.height, SAMPLE_SIDE), min(data.width, SAMPLE_SIDE)
+    if data.height * data.width <= (4 * SAMPLE_SIDE) ** 2 or data.overviews(1):
+        return data.read(out_shape=(data.count, h, w))
+    side = SAMPLE_SIDE // 4
+    parts: list[Any] = []
+    for i in range(16):
+        row, col = (k * max(0, n - side) // 3 for k, n in ((i // 4, data.height), (i % 4, data.width)))
+        parts.append(data.read(window=((row, row + side), (col, col + side))).reshape(data.count, -1))
+    return np.concatenate(parts, axis=1)
 
 
 def judge(values: NDArray[np.float64], dtype: str, sensor: Sensor) -> Units:

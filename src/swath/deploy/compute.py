@@ -191,7 +191,7 @@ def _predict(plan: Plan, tiles: Sequence[Batch], predictor: Predictor) -> Tensor
     kind = torch.device(settings.device).type
     with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
         out = planes(predictor, batch, settings.tile).cpu()
-    if not bool(torch.isfinite(out).all()):
+    if not math.isfinite(float(out.sum())) and not bool(torch.isfinite(out).all()):
         bad = int((~torch.isfinite(out)).sum())
         raise SwathError(
             f"the model gave {bad} values that are not finite",
@@ -255,7 +255,7 @@ def _plane(plan: Plan, name: str, total: Tensor) -> Array:
         case "value":
             return total.numpy().copy()
         case "class":
-            return total.argmax(0, keepdim=True).numpy()
+            return _largest(total).numpy()
         case "proba":
             return _scaled(total)
         case "confidence":
@@ -267,6 +267,16 @@ def _plane(plan: Plan, name: str, total: Tensor) -> Array:
         case _:
             q = plan.spec.conformal or 0.0
             return (total >= 1.0 - q).sum(0, keepdim=True).clamp_min(1).numpy()
+
+
+def _largest(p: Tensor) -> Tensor:
+    """Index of the largest plane, the first among equals: plane by plane, many times faster than argmax over axis 0."""
+    best = p[0].clone()
+    index = torch.zeros_like(best, dtype=torch.int16)
+    for k in range(1, len(p)):
+        index.masked_fill_(p[k] > best, k)
+        torch.maximum(best, p[k], out=best)
+    return index[None]
 
 
 def _scaled(p: Tensor) -> Array:
