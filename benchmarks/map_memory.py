@@ -2,8 +2,8 @@
 
     python benchmarks/map_memory.py [--sides 4000 20000]
 
-Scenes are VRTs that repeat one 2,000 x 2,000 raster, so that only reading, blending and writing are at work; the model is a
-1 x 1 convolution to four classes. Prints the peak of each and their ratio.
+Scenes are VRTs that repeat one 2,000 x 2,000 raster, so that only reading, blending and writing are at work; the
+model is a 1 x 1 convolution to four classes. Prints the peak of each and their ratio.
 """
 
 from __future__ import annotations

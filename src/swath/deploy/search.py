@@ -1,14 +1,13 @@
 """The k most similar places: exact, or by sign bits with exact rerank.
 
-Vectors are centred and made unit length, so that similarity is the cosine of what differs from the mean. Bits are the
-signs after a random rotation (sign flips, a permutation, orthogonal blocks of 64): the share of bits in which two
-vectors differ estimates their angle (Charikar 2002, https://doi.org/10.1145/509907.509965). The nearest `candidates`
-by bits are ranked again by their vectors; what recall that gives on your vectors is measured by `recall`.
+Similarity is the cosine of what differs from the mean of all vectors. Bits are the signs of the centred vectors along
+random orthonormal directions: the share of bits in which two vectors differ estimates their angle (Charikar 2002,
+https://doi.org/10.1145/509907.509965). The nearest `candidates` by bits are ranked again by their vectors; what recall
+that gives on your vectors is measured by `recall`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,81 +17,77 @@ from numpy.typing import NDArray
 from swath.core import UserError, numpy_generator
 
 Floats = NDArray[np.float32]
-SIDE = 64
-CHUNK = 1 << 15
+CHUNK = 1 << 14
+MOST_BITS = 512
+CANDIDATES = 2000
 
 
-@dataclass(frozen=True, eq=False)
-class Rotation:
-    """A random rotation of D dimensions, padded to whole blocks, the same for the same D."""
-
-    dims: int
-
-    @property
-    def bits(self) -> int:
-        return -(-self.dims // SIDE) * SIDE
-
-    def parts(self) -> tuple[NDArray[np.int64], Floats, Floats]:
-        """Order of the dimensions, their signs, and the blocks (bits / 64, 64, 64)."""
-        rng = numpy_generator(self.dims, "rotation")
-        order = rng.permutation(self.bits)
-        signs = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), self.bits)
-        blocks = np.stack([np.linalg.qr(rng.standard_normal((SIDE, SIDE)))[0] for _ in range(self.bits // SIDE)])
-        return order, signs, blocks.astype(np.float32)
+def rotation(dims: int) -> Floats:
+    """Random orthonormal directions (D, bits), the same for the same D; 64 to 512 bits, as many as dimensions."""
+    bits = min(MOST_BITS, -(-dims // 64) * 64)
+    side = max(dims, bits)
+    square = np.linalg.qr(numpy_generator(dims, "rotation").standard_normal((side, side)))[0]
+    return square[:dims, :bits].astype(np.float32)
 
 
 class Index:
-    """Unit vectors about their mean (N, D) and the signs of their rotation as words (bits / 64, N)."""
+    """Vectors (N, D), their mean, their lengths about it, and the signs of their rotation as words (bits / 64, N)."""
 
-    def __init__(self, vectors: Floats, mean: Floats, codes: NDArray[np.uint64]) -> None:
-        self.vectors, self.mean, self.codes = vectors, mean, codes
-        self.rotation = Rotation(vectors.shape[1])
-        self._parts = self.rotation.parts()
+    def __init__(self, vectors: Floats, mean: Floats, lengths: Floats, codes: NDArray[np.uint64]) -> None:
+        self.vectors, self.mean, self.lengths, self.codes = vectors, mean, lengths, codes
+        self.rotation = rotation(vectors.shape[1])
 
     @classmethod
     def build(cls, vectors: Floats) -> Index:
-        """Centre, normalise, rotate, take signs; chunk by chunk."""
-        if vectors.ndim != 2 or len(vectors) < 1 or not np.isfinite(vectors[:: max(1, len(vectors) // 1000)]).all():
-            raise UserError("an index needs finite vectors (N, D)", where="search")
+        """Mean, lengths and signs, chunk by chunk; the vectors stay as they are."""
+        if vectors.ndim != 2 or len(vectors) < 1:
+            raise UserError(f"an index needs vectors (N, D), not {vectors.shape}", where="search")
         n, d = vectors.shape
-        mean = _mean(vectors)
-        unit = np.empty((n, d), dtype=np.float32)
-        index = cls(unit, mean, np.empty((Rotation(d).bits // 64, n), dtype=np.uint64))
+        ones = np.ones(CHUNK, dtype=np.float32)
+        total = np.zeros(d)
         for at in range(0, n, CHUNK):
-            part = vectors[at : at + CHUNK] - mean
-            part /= np.maximum(np.sqrt(np.einsum("nd,nd->n", part, part)), 1e-12)[:, None]
-            unit[at : at + CHUNK] = part
-            index.codes[:, at : at + CHUNK] = index.encode(part)
+            part = vectors[at : at + CHUNK]
+            total += ones[: len(part)] @ part
+        mean = (total / n).astype(np.float32)
+        if not np.isfinite(mean).all():
+            raise UserError("the vectors are not all finite", where="search")
+        index = cls(vectors, mean, np.empty(n, dtype=np.float32), np.empty((0, 0), dtype=np.uint64))
+        index.codes = np.empty((index.rotation.shape[1] // 64, n), dtype=np.uint64)
+        for at in range(0, n, CHUNK):
+            centred = vectors[at : at + CHUNK] - mean
+            index.lengths[at : at + CHUNK] = np.sqrt(np.maximum(np.einsum("nd,nd->n", centred, centred), 1e-24))
+            index.codes[:, at : at + CHUNK] = index.encode(centred)
         return index
 
-    def encode(self, unit: Floats) -> NDArray[np.uint64]:
-        """Sign bits of unit vectors as words (bits / 64, N)."""
-        order, signs, blocks = self._parts
-        n, d = unit.shape
-        wide = unit if d == len(order) else np.pad(unit, ((0, 0), (0, len(order) - d)))
-        mixed = (wide[:, order] * signs).reshape(n, -1, SIDE)
-        words = np.empty((len(blocks), n), dtype=np.uint64)
-        for w, block in enumerate(blocks):
-            bits = np.ascontiguousarray(mixed[:, w]) @ block > 0
-            words[w] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
-        return words
+    def encode(self, centred: Floats) -> NDArray[np.uint64]:
+        """Sign bits of centred vectors as words (bits / 64, N)."""
+        return np.ascontiguousarray(np.packbits(centred @ self.rotation > 0, axis=1).view(np.uint64).T)
 
     def unit(self, vector: Floats) -> Floats:
-        """A query as the index holds its vectors."""
+        """A query, centred and of unit length."""
         if vector.shape != self.mean.shape:
             raise UserError(f"the query has {vector.shape} dimensions, the index {self.mean.shape}", where="search")
         centred = vector.astype(np.float32) - self.mean
-        return centred / max(float(np.linalg.norm(centred)), 1e-12)
+        return centred / np.float32(max(float(np.linalg.norm(centred)), 1e-12))
 
     def exact(self, vector: Floats, k: int = 10) -> tuple[NDArray[np.int64], Floats]:
         """Rows and cosines of the k nearest, by looking at every vector."""
-        return _best(self.vectors @ self.unit(vector), np.arange(len(self.vectors)), k)
+        return self._best(self.unit(vector), np.arange(len(self.vectors)), k, self.vectors)
 
-    def near(self, vector: Floats, k: int = 10, candidates: int = 500) -> tuple[NDArray[np.int64], Floats]:
+    def near(self, vector: Floats, k: int = 10, candidates: int = CANDIDATES) -> tuple[NDArray[np.int64], Floats]:
         """Rows and cosines of the k nearest among the `candidates` nearest by bits."""
         query = self.unit(vector)
         rows = self._candidates(self.encode(query[None])[:, 0], max(candidates, k))
-        return _best(self.vectors[rows] @ query, rows, k)
+        return self._best(query, rows, k, self.vectors[rows])
+
+    def _best(
+        self, query: Floats, rows: NDArray[np.int64], k: int, vectors: Floats
+    ) -> tuple[NDArray[np.int64], Floats]:
+        scores: Floats = ((vectors @ query - self.mean @ query) / self.lengths[rows]).astype(np.float32)
+        k = min(k, len(scores))
+        top = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
+        top = top[np.lexsort((rows[top], -scores[top]))]
+        return rows[top], scores[top]
 
     def _candidates(self, code: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
         n = self.codes.shape[1]
@@ -111,7 +106,7 @@ class Index:
             low, high = (low, middle) if np.count_nonzero(distance <= middle) >= count else (middle + 1, high)
         return np.flatnonzero(distance <= low)
 
-    def recall(self, queries: Floats, k: int = 10, candidates: int = 500) -> float:
+    def recall(self, queries: Floats, k: int = 10, candidates: int = CANDIDATES) -> float:
         """Share of the true k nearest that `near` finds, over these queries."""
         hits = [
             len(np.intersect1d(self.exact(q, k)[0], self.near(q, k, candidates)[0])) / min(k, len(self.vectors))
@@ -120,10 +115,15 @@ class Index:
         return float(np.mean(hits))
 
     def save(self, folder: Path) -> None:
-        """Three plain arrays, the mean last: without it there is no index."""
+        """Four plain arrays, the mean last: without it there is no index."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "mean.npy").unlink(missing_ok=True)
-        for name, array in (("vectors", self.vectors), ("codes", self.codes), ("mean", self.mean)):
+        for name, array in (
+            ("vectors", self.vectors),
+            ("lengths", self.lengths),
+            ("codes", self.codes),
+            ("mean", self.mean),
+        ):
             np.save(folder / f"{name}.npy", array)
 
     @classmethod
@@ -132,22 +132,9 @@ class Index:
         return cls(
             np.load(folder / "vectors.npy", mmap_mode="r"),
             np.load(folder / "mean.npy"),
+            np.load(folder / "lengths.npy"),
             np.load(folder / "codes.npy"),
         )
-
-
-def _mean(vectors: Floats) -> Floats:
-    total = np.zeros(vectors.shape[1])
-    for at in range(0, len(vectors), CHUNK):
-        total += vectors[at : at + CHUNK].sum(0, dtype=np.float64)
-    return (total / len(vectors)).astype(np.float32)
-
-
-def _best(scores: Floats, rows: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], Floats]:
-    k = min(k, len(scores))
-    top = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
-    top = top[np.lexsort((rows[top], -scores[top]))]
-    return rows[top], scores[top]
 
 
 def open_index(file: Path) -> tuple[Index, dict[str, Any]]:
@@ -171,7 +158,12 @@ def open_index(file: Path) -> tuple[Index, dict[str, Any]]:
 
 
 def similar(
-    file: Path, place: tuple[float, float] | int | Path, k: int = 10, *, exact: bool = False, candidates: int = 500
+    file: Path,
+    place: tuple[float, float] | int | Path,
+    k: int = 10,
+    *,
+    exact: bool = False,
+    candidates: int = CANDIDATES,
 ) -> list[dict[str, Any]]:
     """The k places most like a longitude and latitude, a key, or the mean of what polygons of a file meet."""
     import shapely
@@ -186,7 +178,7 @@ def similar(
         found, what = np.flatnonzero(shapely.intersects(shapes, shapely.Point(*place)))[:1], f"{place[0]}, {place[1]}"
     if not len(found):
         raise UserError(f"nothing was embedded at {what}", where=str(file))
-    query = np.asarray(index.vectors[found]).mean(0) + index.mean
+    query = np.asarray(index.vectors[found]).mean(0)
     rows, scores = index.exact(query, k) if exact else index.near(query, k, candidates)
     middle = shapely.get_coordinates(shapely.centroid(shapes[rows]))
     return [
