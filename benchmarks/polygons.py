@@ -1,8 +1,8 @@
-"""Polygons of a 4,096 x 4,096 class raster: Swath against rasterio.features.shapes -> shapely -> GeoDataFrame, CPU time.
+"""Polygons of a 4,096 x 4,096 raster: Swath against rasterio.features.shapes -> shapely -> GeoDataFrame, CPU time.
 
     python benchmarks/polygons.py [--side 4096] [--rounds 5]
 
-Also the time and size of GeoParquet against GeoJSON for the same polygons. One thread; medians of ratios within a round.
+Also the time and size of GeoParquet against GeoJSON for the same polygons. One thread; medians over the rounds.
 """
 
 from __future__ import annotations
