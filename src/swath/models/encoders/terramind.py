@@ -81,7 +81,7 @@ SIZES: Mapping[str, Plan] = {
 
 @dataclass(frozen=True)
 class TerraMind:
-    """`merge` says how the tokens of several sensors become one map: their mean, maximum, or all channels."""
+    """`merge` says how the tokens of several sensors become one map: their mean or their maximum."""
 
     kind: ClassVar[str] = "terramind"
     sizes: ClassVar[Mapping[str, Plan]] = SIZES
