@@ -7,8 +7,9 @@ are hashed binary splits of blocks. Everything is a function of (seed, place).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,7 @@ class Ground:
     soil: Plane
     texture: Plane
     things: list[tuple[float, float, float, int]]
+    kept: dict[Any, Any] = field(default_factory=dict[Any, Any], repr=False)
 
 
 def _relief(frame: Frame, seed: int, height: Plane, inland: Plane, shore: Plane) -> tuple[Plane, Plane, Plane]:

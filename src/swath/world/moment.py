@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from swath.world import globe
 from swath.world.catalog import BURNS, CROPS, ID, YEAR, calendar, column, mix_table
 from swath.world.ground import Ground
-from swath.world.noise import Frame, Plane, fbm, rehash, smooth, sub, unit
+from swath.world.noise import Frame, Plane, fbm, fields, rehash, smooth, sub, unit
 from swath.world.settle import centres, gap, hash_pairs, permanent
 
 f32 = np.float32
@@ -90,18 +91,36 @@ def standing(ground: Ground, day: int) -> Plane:
 def _phase(ground: Ground, day: int) -> Plane:
     """Days by which the local year runs after the calendar's, a plane."""
     year, _ = calendar_of(day)
+    if ("lag", year) in ground.kept:
+        return ground.kept["lag", year]
     lag = np.clip((f32(10.5) - ground.heat) * f32(2.0), f32(-30), f32(26))
     lag += f32(4.5) * smooth(ground.frame, sub(ground.seed, f"year{year}"), 400_000.0) - f32(0.25 * (year - 2020))
     lag += np.where(ground.parcel > 0, (unit(rehash(ground.parcel, 31 + year)) - f32(0.5)) * f32(16), f32(0))
     lag += f32(3) * ground.clutter
-    return lag + ground.turn
+    ground.kept["lag", year] = lag + ground.turn
+    return ground.kept["lag", year]
+
+
+def airs(ground: Ground, day: int) -> Plane:
+    """The day's five large-scale fields: front, haze, gain, cloud cover, cirrus."""
+    if ("air", day) not in ground.kept:
+        seeds = [sub(ground.seed, f"{name}{day}") for name in ("front", "haze", "gain", "cover", "cirrus")]
+        ground.kept["air", day] = fields(ground.frame, seeds, 160_000.0)
+    return ground.kept["air", day]
+
+
+def _drought(ground: Ground, year: int) -> Plane:
+    if ("drought", year) not in ground.kept:
+        dry = smooth(ground.frame, sub(ground.seed, f"drought{year}"), 400_000.0)
+        ground.kept["drought", year] = np.clip(dry - f32(0.7), 0, f32(1.5))
+    return ground.kept["drought", year]
 
 
 def weather(ground: Ground, day: int, warming: float = 0.0) -> tuple[Plane, Plane]:
     """Air temperature in C and a wetness anomaly of the day."""
     _, doy = calendar_of(day)
     turn = -np.cos(f32(2 * math.pi / YEAR) * (f32(doy - 20) - ground.turn))
-    front = smooth(ground.frame, sub(ground.seed, f"front{day // 3}"), 600_000.0)
+    front = airs(ground, day)[0]
     drift = 0.03 * (day - day_of(2020, 1, 1)) / YEAR + warming
     return ground.heat + ground.swing * turn + f32(2.2) * front + f32(drift), front
 
@@ -139,6 +158,7 @@ def fires(frame: Frame, seed: int, day: int, memory: int = 420) -> list[Fire]:
     return found
 
 
+@lru_cache(maxsize=65536)
 def fire_of(seed: int, iy: int, ix: int, year: int, cell: float = 9_000.0) -> Fire | None:
     """The fire of a cell in a year, if its climate lets it burn."""
     h = int(hash_pairs(sub(seed, "fire"), np.array([iy]), np.array([ix * 131 + year * 7919]))[0])
@@ -166,8 +186,9 @@ def _burns(ground: Ground, cover: Plane, day: int) -> tuple[Plane, Plane, Plane]
     char, worst, lost = zero.copy(), zero.copy(), zero.copy()
     for fire in found:
         dx, dy = (ground.frame.x() - fire.x).astype(f32)[None, :], (ground.frame.y() - fire.y).astype(f32)[:, None]
-        front = f32(1.0) - np.sqrt(dx * dx + f32(1.6) * dy * dy) * f32(1 / fire.reach) + rough
-        severity = np.where(fuel & (front > f32(0.12)), np.clip(f32(0.35) + front, 0, 1), f32(0))
+        away = np.sqrt(dx * dx + f32(1.6) * dy * dy) * f32(1 / fire.reach)
+        front = f32(1.0) - away + rough
+        severity = np.where(fuel & (front > f32(0.12)) & (away < f32(1.5)), np.clip(f32(0.35) + front, 0, 1), f32(0))
         age = day - fire.day
         worst = np.maximum(worst, severity)
         char = np.maximum(char, severity * f32(0.92 * math.exp(-age / 130)))
@@ -175,6 +196,7 @@ def _burns(ground: Ground, cover: Plane, day: int) -> tuple[Plane, Plane, Plane]
     return char, worst, lost
 
 
+@lru_cache(maxsize=65536)
 def flood_stage(seed: int, iy: int, ix: int, year: int) -> tuple[int, float]:
     """Day and reach (m beyond the bank) of a cell's flood in a year; reach 0 when there is none."""
     h = int(hash_pairs(sub(seed, "flood"), np.array([iy]), np.array([ix * 131 + year * 7919]))[0])
@@ -210,7 +232,7 @@ def _flood(ground: Ground, day: int) -> Plane:
     uneven = f32(1) + fbm(ground.frame, sub(ground.seed, "floodplain"), ((900.0, 0.28), (260.0, 0.2), (80.0, 0.1)))
     flat = np.clip(f32(1.4) - f32(14) * np.hypot(ground.slope_x, ground.slope_y), 0, 1)
     level = reach * uneven * flat - ground.river
-    wet = np.clip(level * f32(1 / 25.0), 0, 1) * (ground.cover > ID["river"]) * (ground.wet > f32(0.35))
+    wet = np.clip(level * f32(1 / 25.0), 0, 1) * (ground.cover > ID["river"]) * (ground.wet > f32(0.35)) * near
     return wet.astype(f32)
 
 
@@ -227,7 +249,7 @@ def look(ground: Ground, day: int, warming: float = 0.0) -> Moment:
     present = np.unique(cover)
     flower = tables[2].take(index) if np.isin(ID["rapeseed"], present) else np.zeros_like(green)
     air, front = weather(ground, day, warming)
-    drought = np.clip(smooth(ground.frame, sub(ground.seed, f"drought{year}"), 500_000.0) - f32(0.7), 0, f32(1.5))
+    drought = _drought(ground, year)
     thrive = np.clip(f32(0.62) + f32(0.62) * ground.wet, f32(0.35), f32(1.03)) * (f32(1) + f32(0.06) * ground.clutter)
     keep = np.where(ground.farm, f32(0.94) + f32(0.1) * (unit(rehash(ground.parcel, 7)) - f32(0.5)), thrive)
     vigour = keep * (f32(1) - f32(0.22) * drought)

@@ -78,9 +78,8 @@ def mix(h: Plane) -> Plane:
 
 def hash_grid(seed: int, iy: Plane, ix: Plane) -> Plane:
     """uint32 hashes over the outer product of two integer axes."""
-    columns = mix((ix * 0x9E3779B1 + seed).astype(np.int64).astype(np.uint32))
-    rows = mix((iy * 0x27D4EB2F + (seed ^ 0x5BD1E995)).astype(np.int64).astype(np.uint32))
-    return mix(columns[None, :] + rows[:, None] * np.uint32(0x85EBCA77))
+    columns = mix(ix.astype(np.uint32) * np.uint32(0x9E3779B1) + np.uint32(seed & _MASK))
+    return mix(columns[None, :] + iy.astype(np.uint32)[:, None] * np.uint32(0x27D4EB2F))
 
 
 def rehash(h: Plane, salt: int) -> Plane:
@@ -110,8 +109,10 @@ def _axis(c: Plane, spacing: float) -> tuple[int, int, Plane, Plane]:
     count = int(max(nodes[0], nodes[-1])) - first + 4
     s = np.float32(1) - t
     t2, t3 = t * t, t * t * t
-    w = np.stack([s * s * s, 3 * t3 - 6 * t2 + 4, 3 * (t + t2 - t3) + 1, t3]) / np.float32(6)
-    return first, count, (nodes - first).astype(np.intp), w.astype(np.float32)
+    w = np.empty((4, len(c)), np.float32)
+    w[0], w[1], w[2], w[3] = s * s * s, 3 * t3 - 6 * t2 + 4, 3 * (t + t2 - t3) + 1, t3
+    w *= np.float32(1 / 6)
+    return first, count, nodes - first, w
 
 
 def axes(frame: Frame, spacing: float, dx: float = 0.0, dy: float = 0.0) -> tuple[Any, Any]:
@@ -146,11 +147,13 @@ def _by_runs(rows: Plane, ix: Plane, wx: Plane, ends: Plane) -> Plane:
     """The column pass where few nodes span the frame: the same sums in the same order, run by run."""
     out = np.empty((rows.shape[1], rows.shape[0], len(ix)), np.float32)
     for a, b in zip([0, *ends.tolist()], [*ends.tolist(), len(ix)], strict=True):
+        first, part = int(ix[a]), np.empty((rows.shape[0], b - a), np.float32)
         for s in range(rows.shape[1]):
-            part = rows[:, s, ix[a], None] * wx[0][None, a:b]
+            total = out[s, :, a:b]
+            np.multiply(rows[:, s, first, None], wx[0][None, a:b], out=total)
             for k in range(1, 4):
-                part += rows[:, s, ix[a] + k, None] * wx[k][None, a:b]
-            out[s, :, a:b] = part
+                np.multiply(rows[:, s, first + k, None], wx[k][None, a:b], out=part)
+                total += part
     return out
 
 
@@ -158,8 +161,11 @@ def fields(frame: Frame, seeds: Sequence[int], wavelength: float, dx: float = 0.
     """Independent smooth fields of unit standard deviation, (S, H, W) float32."""
     (y0, ny, _, _), (x0, nx, _, _) = axes(frame, wavelength, dx, dy)
     iy, ix = np.arange(y0, y0 + ny), np.arange(x0, x0 + nx)
-    nodes = np.stack([unit(hash_grid(s, iy, ix)) for s in seeds], axis=1)
-    nodes = (nodes * np.float32(2) - np.float32(1)) * _UNIT_STD
+    nodes = np.empty((ny, len(seeds), nx), np.float32)
+    for k, s in enumerate(seeds):
+        nodes[:, k] = hash_grid(s, iy, ix) >> np.uint32(8)
+    nodes *= np.float32(_UNIT_STD / 8388608)
+    nodes -= _UNIT_STD
     return spline(frame, wavelength, nodes, dx, dy)
 
 

@@ -9,7 +9,7 @@ Bands coarser than the pixel are means over the absolute blocks of their own pix
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -66,29 +66,36 @@ class Palette:
         self.bare += part
 
 
-def surface(palette: Palette, m: Moment) -> Plane:
-    """Reflectance of the ground (C, H, W), before illumination."""
-    r = seen(palette.sensor)
-    palette.load(m.cover)
+def _layers(m: Moment) -> tuple[Plane, list[tuple[str, Plane]], list[tuple[str, Plane]]]:
+    """The bare fraction; what is added to the ground's spectrum; what covers it."""
     bare = (f32(1) - m.green - m.dry) * (f32(1) - f32(0.38) * m.moist)
     water = m.ground.river < 0
     np.copyto(bare, f32(1) - m.green - m.dry, where=(m.cover <= 3) | water)
-    out = palette.green * m.green[None]
-    part = palette.bare * bare[None]
-    out += part
-    for name, share in (("dry", m.dry), ("flower", m.flower * m.green)):
-        if share.any():
-            np.multiply(r[name][:, None, None], share[None], out=part)
+    added = [(n, v) for n, v in (("dry", m.dry), ("flower", m.flower * m.green)) if v.any()]
+    wet = m.flood * (f32(1) - f32(0.75) * m.green)
+    over = [(n, v) for n, v in (("char", m.char), ("flood", wet), ("snow", _seen_snow(m))) if v.any()]
+    return bare, added, over
+
+
+def surface(palette: Palette, m: Moment, light: Plane) -> Iterator[Plane]:
+    """Reflectance of the lit ground, band by band, each (H, W) in the same buffer."""
+    r = seen(palette.sensor)
+    palette.load(m.cover)
+    bare, added, over = _layers(m)
+    gloss = light * m.ground.texture
+    out, part = np.empty_like(bare), np.empty_like(bare)
+    for k in range(len(palette.sensor.bands)):
+        np.multiply(palette.green[k], m.green, out=out)
+        np.multiply(palette.bare[k], bare, out=part)
+        out += part
+        for name, share in added:
+            np.multiply(r[name][k] if name == "dry" else r[name][k] - palette.green[k], share, out=part)
             out += part
-            if name == "flower":
-                out -= palette.green * share[None]
-    for name, share in (("char", m.char), ("flood", m.flood * (f32(1) - f32(0.75) * m.green)), ("snow", _seen_snow(m))):
-        if share.any():
-            out *= (f32(1) - share)[None]
-            np.multiply(r[name][:, None, None], share[None], out=part)
+        for name, share in over:
+            np.multiply(r[name][k] - out, share, out=part)
             out += part
-    out *= m.ground.texture[None]
-    return out
+        out *= gloss
+        yield out
 
 
 def _seen_snow(m: Moment) -> Plane:
@@ -109,16 +116,14 @@ def illumination(ground: Ground, sky: Sky, strength: float = 0.75) -> Plane:
 
 
 def spread(r: Plane, share: float) -> Plane:
-    """Point spread: a separable three-tap blur that drops one pixel on each side."""
+    """Point spread of one band: a separable three-tap blur that drops one pixel on each side."""
     a, b = f32(share), f32(1 - 2 * share)
-    rows = r[:, 1:-1] * b
-    side = r[:, :-2] + r[:, 2:]
-    side *= a
-    rows += side
-    out = rows[:, :, 1:-1] * b
-    side = rows[:, :, :-2] + rows[:, :, 2:]
-    side *= a
-    out += side
+    rows = r[:-2] + r[2:]
+    rows *= a
+    rows += r[1:-1] * b
+    out = rows[:, :-2] + rows[:, 2:]
+    out *= a
+    out += rows[:, 1:-1] * b
     return out
 
 
@@ -140,24 +145,31 @@ def blocks(sensor: Sensor, gsd: float) -> dict[int, int]:
     return {i: round(q) for i, q in ratio.items() if q >= 2 and abs(q - round(q)) < 1e-6}
 
 
-def through_air(r: Plane, sensor: Sensor, sky: Sky) -> Plane:
-    """What reaches the sensor, in place: cloud, shadow, and for a top-of-atmosphere product the air itself."""
-    materials, (rayleigh, aerosol, gas, blind) = seen(sensor), air(sensor)
-    if sky.shadow.any():
-        r *= (f32(1) - f32(0.55) * sky.shadow)[None]
-    if sky.cloud.any():
-        r *= (f32(1) - sky.cloud)[None]
-        r += materials["cloud"][:, None, None] * (sky.cloud * f32(0.86))[None]
-    path = aerosol[:, None, None] * (sky.haze if is_top(sensor) else (sky.haze - f32(0.13)) * f32(0.3))[None]
-    if is_top(sensor):
-        lost = f32(1) - rayleigh * f32(1.1)
-        r *= (gas * lost)[:, None, None]
-        r += (rayleigh * gas)[:, None, None]
-    r += path
-    if sky.cirrus.any():
-        r += (f32(0.9) * (f32(0.35) + f32(0.65) * blind) * materials["cloud"])[:, None, None] * sky.cirrus[None]
-    r *= sky.gain[None]
-    return r
+class Air:
+    """What lies between the ground and a sensor on one day; `through` changes one band in place."""
+
+    def __init__(self, sensor: Sensor, sky: Sky) -> None:
+        self.sky, self.top, self.cloud = sky, is_top(sensor), seen(sensor)["cloud"]
+        self.rayleigh, self.aerosol, self.gas, self.blind = air(sensor)
+        self.haze = sky.haze if self.top else (sky.haze - f32(0.13)) * f32(0.3)
+        self.dark = f32(1) - f32(0.55) * sky.shadow if sky.shadow.any() else None
+        self.open = f32(1) - sky.cloud if sky.cloud.any() else None
+        self.white = sky.cloud * f32(0.86)
+        self.cirrus = sky.cirrus if sky.cirrus.any() else None
+
+    def through(self, r: Plane, band: int) -> None:
+        if self.dark is not None:
+            r *= self.dark
+        if self.open is not None:
+            r *= self.open
+            r += self.cloud[band] * self.white
+        if self.top:
+            r *= self.gas[band] * (f32(1) - self.rayleigh[band] * f32(1.1))
+            r += self.rayleigh[band] * self.gas[band]
+        r += self.aerosol[band] * self.haze
+        if self.cirrus is not None:
+            r += f32(0.9) * (f32(0.35) + f32(0.65) * self.blind[band]) * self.cloud[band] * self.cirrus
+        r *= self.sky.gain
 
 
 def grain(r: Plane, frame: Frame, seed: int, amount: float) -> None:
@@ -173,19 +185,18 @@ def grain(r: Plane, frame: Frame, seed: int, amount: float) -> None:
 
 
 def store(r: Plane, sensor: Sensor) -> Plane:
-    """Round to what the product can store, and back to physical units."""
-    scale = np.array([b.scale for b in sensor.bands], f32)[:, None, None]
-    offset = np.array([b.offset for b in sensor.bands], f32)[:, None, None]
+    """Round to what the product can store, and back to physical units, in place."""
     if sensor.dtype.startswith("float"):
         return r
     info = np.iinfo(sensor.dtype)
     low = float(info.min) if sensor.nodata is None else max(float(info.min), float(sensor.nodata) + 1)
-    r -= offset
-    r *= f32(1) / scale
-    np.rint(r, out=r)
-    np.clip(r, f32(low), f32(info.max), out=r)
-    r *= scale
-    r += offset
+    for x, band in zip(r, sensor.bands, strict=True):
+        x -= f32(band.offset)
+        x *= f32(1 / band.scale)
+        np.rint(x, out=x)
+        np.clip(x, f32(low), f32(info.max), out=x)
+        x *= f32(band.scale)
+        x += f32(band.offset)
     return r
 
 
@@ -209,15 +220,16 @@ def margin(sensors: Sequence[Sensor], frame: Frame) -> Frame:
 def render(palette: Palette, m: Moment, sky: Sky, frame: Frame, noise: float = 0.0012) -> Plane:
     """One day of one optical sensor over `frame` (C, H, W), from a state over `margin(sensor, frame)`."""
     sensor, wide = palette.sensor, m.ground.frame
-    r = surface(palette, m)
-    r *= illumination(m.ground, sky)[None]
-    r = through_air(r, sensor, sky)
-    r = spread(r, 0.16 if wide.gsd >= 3 else 0.1)
-    inner = wide.grow(-1)
-    for band, n in blocks(sensor, wide.gsd).items():
-        r[band] = coarsen(r[band], n)
+    inner, between, big = wide.grow(-1), Air(sensor, sky), blocks(sensor, wide.gsd)
     top, left = frame.row - inner.row, frame.col - inner.col
-    r = np.ascontiguousarray(r[:, top : top + frame.height, left : left + frame.width])
+    share = 0.16 if wide.gsd >= 3 else 0.1
+    r = np.empty((len(sensor.bands), *frame.shape), f32)
+    for k, lit in enumerate(surface(palette, m, illumination(m.ground, sky))):
+        between.through(lit, k)
+        seen_band = spread(lit, share)
+        if k in big:
+            seen_band = coarsen(seen_band, big[k])
+        r[k] = seen_band[top : top + frame.height, left : left + frame.width]
     if sensor.bands[0].unit == "display":
         r = display(r, sensor)
         noise = 1.6

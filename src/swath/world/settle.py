@@ -80,12 +80,12 @@ def _landscape(seed: int, iy: int, ix: int, cell: float) -> Landscape:
     return Landscape(h, x, y, math.pi * d, size, e > 0.5, list(MIXES).index(kind))
 
 
-def centres(frame: Frame, cell: float) -> list[tuple[int, int]]:
+def centres(frame: Frame, cell: float, reach: int = 1) -> list[tuple[int, int]]:
     """Cells (iy, ix) of a square lattice that can matter to a frame: those it touches, and their neighbours."""
     x0, x1 = frame.col * frame.gsd, (frame.col + frame.width) * frame.gsd
     y0, y1 = -(frame.row + frame.height) * frame.gsd, -frame.row * frame.gsd
-    rows = range(math.floor(y0 / cell) - 1, math.floor(y1 / cell) + 2)
-    cols = range(math.floor(x0 / cell) - 1, math.floor(x1 / cell) + 2)
+    rows = range(math.floor(y0 / cell) - reach, math.floor(y1 / cell) + reach + 1)
+    cols = range(math.floor(x0 / cell) - reach, math.floor(x1 / cell) + reach + 1)
     return [(iy, ix) for iy in rows for ix in cols]
 
 
@@ -100,8 +100,8 @@ def gap(frame: Frame, x: float, y: float) -> tuple[float, float]:
 
 def _landscapes(frame: Frame, seed: int, warp: Plane) -> tuple[list[Landscape], Plane]:
     """The landscapes that meet the frame and, per pixel, which one is nearest (after warping)."""
-    cell, slack = 13_000.0, 3_000.0
-    found = [_landscape(seed, iy, ix, cell) for iy, ix in centres(frame, cell)]
+    cell, slack = 13_000.0, 6_000.0
+    found = [_landscape(seed, iy, ix, cell) for iy, ix in centres(frame, cell, 2)]
     reach = min(gap(frame, s.x, s.y)[1] for s in found) + slack
     found = [s for s in found if gap(frame, s.x, s.y)[0] <= reach]
     which = np.zeros(frame.shape, np.intp)
@@ -190,7 +190,8 @@ def urban_field(frame: Frame, seed: int) -> Plane:
                 rough = fbm(frame, sub(seed, "suburb"), ((2_400.0, 0.15), (700.0, 0.1), (180.0, 0.09), (60.0, 0.05)))
             d = np.sqrt((frame.x() - town.x).astype(f32)[None, :] ** 2 + (frame.y() - town.y).astype(f32)[:, None] ** 2)
             near = f32(1.15) - d * f32(1 / town.reach) + rough
-            np.maximum(field, np.clip(near, 0, 1) * f32(town.dense), out=field)
+            near = np.where(d < f32(1.7 * town.reach), np.clip(near, 0, 1), f32(0))
+            np.maximum(field, near * f32(town.dense), out=field)
     return field
 
 

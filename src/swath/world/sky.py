@@ -9,7 +9,7 @@ import numpy as np
 
 from swath.world import globe
 from swath.world.ground import Ground
-from swath.world.moment import calendar_of
+from swath.world.moment import airs, calendar_of
 from swath.world.noise import Frame, Plane, fbm, smooth, sub
 
 f32 = np.float32
@@ -44,19 +44,28 @@ def sun(lat: Plane, day: int, hour: float = 10.5) -> tuple[Plane, Plane, Plane]:
     return np.maximum(up, math.sin(math.radians(9))), east / length, north / length
 
 
-def _lid(frame: Frame, seed: int, dx: float = 0.0, dy: float = 0.0) -> Plane:
-    return fbm(frame, sub(seed, "lump"), _LUMPS, dx, dy)
+_REACH = 3.62 * sum(a for _, a in _LUMPS[2:])  # no B-spline of hashes goes beyond its nodes
 
 
-def _cast(frame: Frame, seed: int) -> Plane:
+def _cover(frame: Frame, seed: int, level: Plane, offset: tuple[float, float] = (0.0, 0.0)) -> Plane | None:
+    """Opacity of the lid where it rises above `level`; None where even its finest lumps cannot."""
+    lid = fbm(frame, sub(seed, "lump"), _LUMPS[:2], *offset)
+    if float((lid - level).max()) <= -_REACH:
+        return None
+    lid += fbm(frame, sub(seed, "lumps"), _LUMPS[2:], *offset)
+    return np.clip((lid - level) * f32(2.4), 0, 1)
+
+
+def _cast(frame: Frame, seed: int, level: Plane) -> Plane | None:
     """The lid seen from the ground towards a morning sun of about 40 degrees, each hemisphere its own."""
     if frame.row >= 0:
-        return _lid(frame, seed, 900, 1550)
+        return _cover(frame, seed, level, (900, 1550))
     if frame.row + frame.height <= 0:
-        return _lid(frame, seed, 900, -1550)
-    both = _lid(frame, seed, 900, -1550)
-    both[-frame.row :] = _lid(frame, seed, 900, 1550)[-frame.row :]
-    return both
+        return _cover(frame, seed, level, (900, -1550))
+    north, south = (_cover(frame, seed, level, (900, dy)) for dy in (-1550, 1550))
+    zero = np.zeros(frame.shape, f32)
+    north, south = (zero if v is None else v for v in (north, south))
+    return np.where(np.arange(frame.row, frame.row + frame.height)[:, None] < 0, north, south)
 
 
 def sky(ground: Ground, day: int, cloudiness: float) -> Sky:
@@ -65,19 +74,20 @@ def sky(ground: Ground, day: int, cloudiness: float) -> Sky:
     _, lat = globe.lonlat_of(np.zeros(frame.height), frame.y())
     up, east, north = (v.astype(f32)[:, None] for v in sun(lat, day))
     zero = np.zeros(frame.shape, f32)
-    haze = np.clip(f32(0.13) + f32(0.085) * smooth(frame, sub(seed, "haze"), 180_000.0), f32(0.02), f32(0.6))
-    gain = f32(1) + f32(0.03) * smooth(frame, sub(seed, "gain"), 150_000.0)
+    _, hazy, gains, cover, thin = airs(ground, day)
+    haze = np.clip(f32(0.13) + f32(0.085) * hazy, f32(0.02), f32(0.6))
+    gain = f32(1) + f32(0.03) * gains
     out = Sky(zero, zero, zero, haze, gain, up, east, north)
     if cloudiness <= 0:
         return out
-    cover = smooth(frame, sub(seed, "cover"), 140_000.0)
     humid = np.clip(ground.wet, f32(0.1), f32(1.3)) - f32(0.75)
     level = f32(1.05) - f32(0.75) * cover - f32(0.5) * humid - f32(0.55 * math.log(cloudiness))
-    if float(level.min()) < 2.6:
-        out.cloud = np.clip((_lid(frame, seed) - level) * f32(2.4), 0, 1)
-        cast = np.clip((_cast(frame, seed) - level) * f32(2.4), 0, 1)
+    cloud = _cover(frame, seed, level)
+    if cloud is not None:
+        out.cloud = cloud
+    cast = _cast(frame, seed, level)
+    if cast is not None:
         out.shadow = cast * (f32(1) - out.cloud)
-    thin = smooth(frame, sub(seed, "cirrus"), 60_000.0)
     if float(thin.max()) > 1.1:
         streak = f32(1) + f32(0.35) * smooth(frame, sub(seed, "streak"), 5_000.0)
         out.cirrus = np.clip((thin - f32(1.1)) * f32(0.09), 0, f32(0.2)) * np.clip(streak, 0, 2)
