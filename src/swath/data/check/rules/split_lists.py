@@ -57,7 +57,7 @@ def _sizes(survey: Survey) -> Iterator[Finding]:
     for name in ("train", "val", "test"):
         n = len(splits.get(name, ()))
         if n == 0:
-            level = "warning" if name == "test" else "error"
+            level = "info" if name == "test" else "error"
             yield Finding(
                 "split-lists", level, ".", f"the split {name} is empty", value=0,
                 remedy="`swath data split` makes leak-proof splits",
