@@ -32,18 +32,26 @@ def test_change(fusion, tmp_path):
     again(found, source)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("task", "cls"), [("gapfill", tiny.HoleySource), ("superres", tiny.CoarseSource)])
-def test_images_are_better_than_their_guide(task, cls, tmp_path):
-    source = cls(n=32)
-    loop = {"steps": 150, "batch_size": 8, "progress": False, "lr": 3e-3, "validate_every": 50}
-    found = tune(make(tmp_path, task=task, trust=QUICK, loop=loop), source)
-    batch = again(found, source)
+def guide_error(found, batch):
     bundle = Bundle.load(found.bundle)
-    truth = batch.labels["what"].value
     simple, _ = guided(batch, bundle.recipe.guide, (32, 32), torch.tensor(bundle.recipe.centre))
-    rmse = float((simple - truth).square().mean().sqrt())
-    assert found.scores["rmse"] < 0.97 * rmse
+    return float((simple - batch.labels["what"].value).square().mean().sqrt())
+
+
+@pytest.mark.parametrize(("task", "cls"), [("gapfill", tiny.HoleySource), ("superres", tiny.CoarseSource)])
+def test_an_untrained_image_is_nearly_its_guide(task, cls, tmp_path):
+    source = cls(n=16)
+    loop = {"steps": 1, "batch_size": 8, "progress": False, "lr": 1e-6}
+    found = tune(make(tmp_path, task=task, trust=QUICK, loop=loop), source)
+    assert found.scores["rmse"] == pytest.approx(guide_error(found, again(found, source)), rel=0.05)
+
+
+@pytest.mark.slow
+def test_superres_is_better_than_bicubic(tmp_path):
+    source = tiny.CoarseSource(n=32)
+    loop = {"steps": 150, "batch_size": 8, "progress": False, "lr": 3e-3, "validate_every": 50}
+    found = tune(make(tmp_path, task="superres", trust=QUICK, loop=loop), source)
+    assert found.scores["rmse"] < 0.97 * guide_error(found, again(found, source))
 
 
 def test_boundaries_find_fields(tmp_path):
@@ -54,17 +62,7 @@ def test_boundaries_find_fields(tmp_path):
     again(found, source)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["detect", "instances"])
-def test_objects(task, tmp_path):
-    source = tiny.ObjectSource(n=40)
-    loop = {"epochs": 15, "batch_size": 8, "progress": False, "lr": 1e-3}
-    found = tune(make(tmp_path, task=task, trust=QUICK, loop=loop), source)
-    assert found.scores["map_50"] > 0.5
-    again(found, source)
-
-
-def test_objects_learn_and_answer(tmp_path):
+def test_objects_run_and_answer(tmp_path):
     source = tiny.ObjectSource(n=10)
     loop = {"steps": 4, "batch_size": 4, "progress": False}
     found = tune(make(tmp_path, task={"kind": "instances", "width": 32}, trust=QUICK, loop=loop), source)
