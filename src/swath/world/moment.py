@@ -126,7 +126,7 @@ def weather(ground: Ground, day: int, warming: float = 0.0) -> tuple[Plane, Plan
 
 
 def _snow(ground: Ground, day: int, air: Plane) -> Plane:
-    cold = (f32(-0.8) - air) * f32(0.30) + f32(0.25) * np.clip(ground.wet - f32(0.5), -1, 1)
+    cold = (f32(-2.0) - air) * f32(0.18) + f32(0.25) * np.clip(ground.wet - f32(0.5), -1, 1)
     cold += f32(0.16) * ground.clutter - f32(2.2) * np.maximum(
         ground.slope_y * (ground.turn * f32(1 / 91.25) - f32(1)), 0
     )

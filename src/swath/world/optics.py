@@ -82,7 +82,7 @@ def surface(palette: Palette, m: Moment, light: Plane) -> Iterator[Plane]:
     r = seen(palette.sensor)
     palette.load(m.cover)
     bare, added, over = _layers(m)
-    gloss = light * m.ground.texture
+    gloss = light * m.ground.texture * f32(0.88)  # rough canopies and soils shade themselves
     out, part = np.empty_like(bare), np.empty_like(bare)
     for k in range(len(palette.sensor.bands)):
         np.multiply(palette.green[k], m.green, out=out)
@@ -166,7 +166,7 @@ class Air:
         if self.top:
             r *= self.gas[band] * (f32(1) - self.rayleigh[band] * f32(1.1))
             r += self.rayleigh[band] * self.gas[band]
-        r += self.aerosol[band] * self.haze
+        r += self.aerosol[band] * (self.gas[band] if self.top else f32(1)) * self.haze
         if self.cirrus is not None:
             r += f32(0.9) * (f32(0.35) + f32(0.65) * self.blind[band]) * self.cloud[band] * self.cirrus
         r *= self.sky.gain

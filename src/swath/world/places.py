@@ -33,7 +33,7 @@ def _draws(seed: int, stream: int, region: tuple[str | None, str | None, float])
     """Places by area without end, on the continents asked for."""
     rng = numpy_generator(seed, stream, "sites")
     inside, outside, share = region
-    top = globe.xy_of(0.0, 78.0)[1]
+    top = globe.xy_of(0.0, 72.0)[1]
     low = globe.xy_of(0.0, -60.0)[1]
     edge = globe.xy_of(179.9, 0.0)[0]
     away = rng.random() < share
@@ -75,7 +75,7 @@ def _peek(lon: float, lat: float, seed: int, gsd: float = 40.0, size: int = 32) 
 def _fits(ground: Ground, near: str) -> bool:
     cover = ground.cover
     share = {
-        "land": lambda: float((cover > ID["river"]).mean()) - 0.25,
+        "land": lambda: float((cover > ID["ice"]).mean()) - 0.3,
         "cropland": lambda: float(ground.farm.mean()) - 0.35,
         "forest": lambda: float(np.isin(cover, (ID["needleleaf"], ID["broadleaf"], ID["rainforest"])).mean()) - 0.5,
         "city": lambda: float((ground.lcz > 0).mean()) - 0.35,

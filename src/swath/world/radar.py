@@ -42,7 +42,7 @@ def backscatter(m: Moment, band: str, terrain: bool) -> Plane:
     ground = m.ground
     volume = m.green if band == "vh" else m.green * m.green
     low = bare.take(m.cover)
-    s = low + (green.take(m.cover) - low) * volume
+    s = low + (green.take(m.cover) - low) * volume + f32(1.0)
     open_ground = f32(1) - m.green
     s += (f32(5.5) if band == "vv" else f32(3.0)) * (m.moist - f32(0.38)) * open_ground * (m.cover > ID["river"])
     s += f32(1.1 if band == "vv" else 1.3) * ground.clutter * f32(0.55)

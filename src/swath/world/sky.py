@@ -81,7 +81,7 @@ def sky(ground: Ground, day: int, cloudiness: float) -> Sky:
     if cloudiness <= 0:
         return out
     humid = np.clip(ground.wet, f32(0.1), f32(1.3)) - f32(0.75)
-    level = f32(1.05) - f32(0.75) * cover - f32(0.5) * humid - f32(0.55 * math.log(cloudiness))
+    level = f32(1.75) - f32(0.75) * cover - f32(0.5) * humid - f32(0.55 * math.log(cloudiness))
     cloud = _cover(frame, seed, level)
     if cloud is not None:
         out.cloud = cloud
