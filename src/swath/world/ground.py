@@ -218,11 +218,11 @@ def stature() -> tuple[Plane, Plane]:
     return column("height").astype(f32), column("biomass").astype(f32)
 
 
-def canopy(ground: Ground) -> tuple[Plane, Plane]:
-    """Canopy height in metres and above-ground biomass in t/ha."""
+def canopy(ground: Ground, cover: Plane) -> tuple[Plane, Plane]:
+    """Canopy height in metres and above-ground biomass in t/ha of a day's cover."""
     top, mass = stature()
-    forest = np.isin(ground.cover, FOREST)
+    forest = np.isin(cover, FOREST)
     site = np.clip(f32(0.55) + f32(0.45) * ground.wet, f32(0.4), f32(1.15)) * (f32(0.5) + f32(0.5) * ground.stand)
     growth = np.where(forest, site * (f32(1) + f32(0.10) * ground.clutter), f32(1) + f32(0.2) * ground.clutter)
-    height = top[ground.cover] * np.clip(growth, f32(0.05), f32(1.6))
-    return height, mass[ground.cover] * np.clip(growth, f32(0.05), f32(1.6)) ** f32(1.5)
+    height = top[cover] * np.clip(growth, f32(0.05), f32(1.6))
+    return height, mass[cover] * np.clip(growth, f32(0.05), f32(1.6)) ** f32(1.5)

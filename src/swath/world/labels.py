@@ -185,13 +185,11 @@ def local_climate_zone(view: View) -> Label:
 
 
 def canopy_height(view: View) -> Label:
-    height, _ = canopy(view.ground)
-    return _map(view.cut(np.where(view.last.cover == ID["clear-cut"], f32(0.6), height)))
+    return _map(view.cut(canopy(view.ground, view.last.cover)[0]))
 
 
 def biomass(view: View) -> Label:
-    _, mass = canopy(view.ground)
-    return _map(view.cut(np.where(view.last.cover == ID["clear-cut"], f32(5), mass)))
+    return _map(view.cut(canopy(view.ground, view.last.cover)[1]))
 
 
 def objects(view: View) -> Label:

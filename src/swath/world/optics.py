@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from swath.core import Sensor
+from swath.core import SENSORS, Sensor
 from swath.world.catalog import COVERS
 from swath.world.ground import Ground
 from swath.world.moment import Moment
@@ -172,16 +172,16 @@ class Air:
         r *= self.sky.gain
 
 
-def grain(r: Plane, frame: Frame, seed: int, amount: float) -> None:
-    """Sensor noise, in place: four bands share one 32-bit hash, a byte each."""
-    for first in range(0, r.shape[0], 4):
-        h = pixel_hash(frame, sub(seed, f"grain{first}"))
-        for k in range(first, min(first + 4, r.shape[0])):
-            step = (h & np.uint32(255)).astype(f32)
-            step -= f32(127.5)
-            step *= f32(amount / 73.9)
-            r[k] += step
-            h >>= np.uint32(8)
+def grain(r: Plane, sensor: Sensor, frame: Frame, seed: int, amount: float) -> None:
+    """Sensor noise, in place: four bands share one 32-bit hash, a byte each, by their place in the whole product,
+    so that a band is the same whichever others are read with it."""
+    places = [SENSORS.get(sensor.id).index(b.name) for b in sensor.bands]
+    hashes = {g: pixel_hash(frame, sub(seed, f"grain{g}")) for g in sorted({p // 4 for p in places})}
+    for k, p in enumerate(places):
+        step = (hashes[p // 4] >> np.uint32(8 * (p % 4)) & np.uint32(255)).astype(f32)
+        step -= f32(127.5)
+        step *= f32(amount / 73.9)
+        r[k] += step
 
 
 def store(r: Plane, sensor: Sensor) -> Plane:
@@ -233,5 +233,5 @@ def render(palette: Palette, m: Moment, sky: Sky, frame: Frame, noise: float = 0
     if sensor.bands[0].unit == "display":
         r = display(r, sensor)
         noise = 1.6
-    grain(r, frame, sub(m.ground.seed, f"{sensor.id}{m.day}"), noise)
+    grain(r, sensor, frame, sub(m.ground.seed, f"{sensor.id}{m.day}"), noise)
     return store(r, sensor)
