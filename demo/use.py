@@ -229,8 +229,8 @@ def _polygons(page, file: Path, x) -> None:
     rgb = np.where(edge[part][..., None] == 1, np.array([1.0, 0.9, 0.2]), _rgb(x)[part])
     words = f"{len(frame):,} polygons as GeoParquet, joined across tiles; outlines on four kilometres of the scene"
     page.add("<h3>As polygons</h3>", p.figure(p.image(pic.picture_of(rgb, 1.6), "polygons"), words))
-    named = frame.groupby("class_name" if "class_name" in frame else frame.columns[0])
-    area = next(c for c in frame.columns if "area" in c)
+    named = frame.groupby("class")
+    area = "area_m2"
     rows = [{"class": str(k), "polygons": len(v), "km²": float(v[area].sum() / 1e6)} for k, v in named]
     page.add(p.table(sorted(rows, key=lambda r: -r["km²"])))
 
