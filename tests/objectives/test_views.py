@@ -86,3 +86,14 @@ def test_a_sample_is_changed_alike_in_any_batch():
     whole = views.make(batch, draws(batch), 2)[1]
     part = views.make(batch[[2, 3]], draws(batch[[2, 3]]), 2)[1]
     torch.testing.assert_close(whole.layers[S2.id].x[2:], part.layers[S2.id].x)
+
+
+def test_no_view_tells_where_it_is():
+    """An encoder that reads coordinates could match two views of a place without looking at them."""
+    batch = make_batch(b=3, t=3)
+    assert torch.isfinite(batch.where.lonlat).all()
+    for view in Views().make(batch, draws(batch), 2):
+        assert torch.isnan(view.where.lonlat).all()
+        assert torch.equal(view.where.key, batch.where.key)
+    kept = Views(hide_place=False).make(batch, draws(batch), 1)[0]
+    assert torch.equal(kept.where.lonlat, batch.where.lonlat)

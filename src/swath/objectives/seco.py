@@ -8,7 +8,7 @@ Space 2: positive k2, negatives its queue, k0 and k1. L = the sum of three InfoN
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from swath.objectives._objective import ObjectiveModule, follow, pooled_width
 from swath.objectives.losses.contrast import gather, info_nce_queue
 from swath.objectives.predictors.mlp import mlp
 from swath.objectives.views import Views, pick_dates
+from swath.objectives.views.views import placeless
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Spaces(ObjectiveModule):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:
         draws = per_sample(generator, batch.where.key, "view")
-        t0, t1, t2 = pick_dates(batch, draws, 3)
+        t0, t1, t2 = pick_dates(replace(batch, where=placeless(batch.where)), draws, 3)
         looks = (self.config.views.change(t1, draws), t2, self.config.views.change(t0, draws))
         encoder: Any = self.encoder
         slow: Any = self.slow[0]

@@ -16,7 +16,7 @@ from swath.core import Batch, Step, per_sample
 from swath.objectives import Kit
 from swath.objectives._objective import ObjectiveModule
 from swath.objectives.losses.contrast import gather
-from swath.objectives.views.views import warp
+from swath.objectives.views.views import placeless, warp
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Neighbours(ObjectiveModule):
         for rows in maps:
             geometry = torch.stack(rows)
             layers = {k: warp(v, geometry, c.tile) for k, v in batch.layers.items()}
-            made.append(replace(batch, layers=layers, labels={}))
+            made.append(replace(batch, layers=layers, labels={}, where=placeless(batch.where)))
         return made[0], made[1]
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:

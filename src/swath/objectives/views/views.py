@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from swath.core import Batch, Layer, UserError
+from swath.core import Batch, Layer, UserError, Where
 
 
 @dataclass(frozen=True)
 class Views:
     """`season`: each view gets one date of every series, all different where there are enough. `crop` is the range
     of the area kept, `gain` and `haze` the widths of a factor and an offset, in the band's own unit, `drop_band` the
-    chance that a band is blanked, `shrink` the side of the view as a share of the chip's."""
+    chance that a band is blanked, `shrink` the side of the view as a share of the chip's.
+    `hide_place`: coordinates are the same in every view of a sample, so an encoder that reads them could match views
+    without looking; they are unknown then."""
 
     season: bool = True
     crop: tuple[float, float] = (0.2, 1.0)
@@ -30,6 +32,7 @@ class Views:
     haze: float = 0.02
     drop_band: float = 0.0
     shrink: float = 1.0
+    hide_place: bool = True
 
     def make(self, batch: Batch, draws: Sequence[torch.Generator], n: int = 2) -> list[Batch]:
         """`n` views."""
@@ -43,7 +46,8 @@ class Views:
         for name, layer in batch.layers.items():
             moved = warp(layer, geometry, self.shrink)
             layers[name] = moved if layer.sensor.kind == "classes" else self._radiometry(moved, draws)
-        return replace(batch, layers=layers, labels={})
+        where = placeless(batch.where) if self.hide_place else batch.where
+        return replace(batch, layers=layers, labels={}, where=where)
 
     def _affine(self, g: torch.Generator) -> Tensor:
         u = torch.rand(4, generator=g)
@@ -91,6 +95,11 @@ def warp(layer: Layer, geometry: Tensor, shrink: float = 1.0) -> Layer:
     valid = share > 0.5
     x = torch.where(valid, move(layer.x * weight) / share.clamp_min(1e-6), share.new_zeros(()))
     return replace(layer, x=x.to(layer.x.dtype), valid=valid)
+
+
+def placeless(where: Where) -> Where:
+    """The same samples at unknown places."""
+    return Where(where.key, torch.full_like(where.lonlat, float("nan")), (), where.names)
 
 
 def pick_dates(batch: Batch, draws: Sequence[torch.Generator], n: int) -> list[Batch]:
