@@ -22,7 +22,7 @@ BANDS = ("blue", "green", "red", "rededge071", "nir", "swir16", "swir22")
 DATES = ("03-20", "05-20", "07-20", "09-20")
 ENCODER = {"kind": "swath-vit", "size": "tiny", "patch": 8}
 SEEDS = (0, 1)
-STEPS = 300
+STEPS = 250
 
 
 def run_of(out: Path, seed: int) -> PretrainRun:
@@ -31,7 +31,7 @@ def run_of(out: Path, seed: int) -> PretrainRun:
         "kind": "world",
         "seed": 11,
         "sensors": {"sentinel2-l2a": list(BANDS)},
-        "chips": {"train": 512},
+        "chips": {"train": 384},
         "size": 32,
         "near": "cropland",
         "dates": list(DATES),
@@ -65,7 +65,7 @@ def probe_data():
     config = WorldConfig(
         sensors={"sentinel2-l2a": BANDS},
         labels=("crop",),
-        chips={"train": 240, "test": 240},
+        chips={"train": 160, "test": 200},
         size=32,
         near="cropland",
         dates=DATES,

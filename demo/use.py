@@ -32,7 +32,7 @@ from swath.world.files import write_scene
 SENSOR = "sentinel2-l2a"
 LABEL = "land_cover"
 SIZE = 2048
-TRAIN = {"train": 192, "val": 48, "test": 64}
+TRAIN = {"train": 160, "val": 32, "test": 48}
 PLACE = Site(-93.6, 42.1)
 DAY = day_of(2023, 8, 25)
 SQUARE = 128

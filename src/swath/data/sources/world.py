@@ -122,8 +122,8 @@ class WorldSource:
         for split, n in self.config.chips.items():
             others = [p for s, v in taken.items() if s != split for p in v]
             mine: list[Site] = []
-            for attempt in range(8):
-                draw = self._draw(split, n + 4 * attempt)
+            for spare in (n // 20 + 2, n // 4 + 8, n + 16):
+                draw = self._draw(split, n + spare if others else n)
                 mine = [s for s in draw if _apart((s.lon, s.lat), others, self.config.buffer_km)][:n]
                 if len(mine) == n:
                     break
