@@ -12,5 +12,5 @@ def test_the_world_chapter(tmp_path, monkeypatch):
 
     page = p.Page("demo")
     world.chapter(page)
-    report = browser.assert_sound(page.write(tmp_path / "index.html"), images=35)
+    report = browser.assert_sound(page.write(tmp_path / "index.html"), images=30)
     assert report["text"] > 500
