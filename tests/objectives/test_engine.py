@@ -39,7 +39,9 @@ module.after_step = after
 fit(module, Feed(TinySource(**how)), config, out=out)
 torch.save(module.state_dict(), out / f"weights-{os.environ.get('RANK', 0)}.pt")
 if dist.is_initialized():
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # everything is written; gloo's threads may abort a process that winds down by itself
 """
 
 

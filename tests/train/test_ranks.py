@@ -18,7 +18,7 @@ from swath.train import Feed, LoopConfig, checkpoint, fit
 BASE = LoopConfig(steps=8, batch_size=6, lr=5e-3, clip=0.05, save_every=4, log_every=1, progress=False)
 
 CHILD = """
-import json, sys
+import json, os, sys
 from dataclasses import replace
 from pathlib import Path
 import torch, torch.distributed as dist
@@ -53,7 +53,10 @@ if more.get("precision") == "bf16":
 report = fit(module, Feed(Seen()), config, out=out)
 state = whole_state(module)
 torch.save(state, out / f"weights-{dist.get_rank()}.pt")
+dist.barrier()
 dist.destroy_process_group()
+# Everything is written; gloo's threads may abort a process that winds down by itself.
+os._exit(0)
 """
 
 
