@@ -16,6 +16,7 @@ if [ ! -x .venv/bin/python ]; then
 fi
 .venv/bin/python -m pip install -q --disable-pip-version-check uv
 export VIRTUAL_ENV=$PWD/.venv
-.venv/bin/uv pip install -q --require-hashes -r requirements.txt
+# bytecode now, once: where Python may not write it (PYTHONDONTWRITEBYTECODE) every start would compile again
+.venv/bin/uv pip install -q --require-hashes --compile-bytecode -r requirements.txt
 .venv/bin/uv pip install -q --no-deps -e .
 echo "$want" > .venv/.swath-env
