@@ -1,48 +1,61 @@
-"""Which families `swath list` and `swath show` know: name -> where the Family stands. Nothing is imported here."""
+"""Which families `swath list` and `swath show` know, and where each stands. Nothing of theirs is imported here."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from swath.core.errors import UnknownName
 from swath.core.family import Family
 
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where a Family stands (`module:ATTRIBUTE`), and what lists its members without importing that module."""
+
+    place: str
+    kind: str
+    package: str
+    suffix: str = ".py"
+
+
 FAMILIES = {
-    "sensors": "swath.core.sensors:SENSORS",
-    "cards": "swath.data.cards:CARDS",
-    "sources": "swath.data.sources:SOURCES",
-    "samplers": "swath.data.samplers:SAMPLERS",
-    "encoders": "swath.models:ENCODERS",
-    "weights": "swath.models.weights:WEIGHTS",
-    "decoders": "swath.models.decoders:DECODERS",
-    "objectives": "swath.objectives:OBJECTIVES",
-    "tasks": "swath.adapt.tasks:TASKS",
-    "tunings": "swath.adapt.tuning:TUNINGS",
-    "mergers": "swath.adapt.merge:MERGERS",
-    "suites": "swath.bench.suites:SUITES",
+    "sensors": Shelf("swath.core.sensors:SENSORS", "sensor", "swath.core.sensors", ".toml"),
+    "cards": Shelf("swath.data.cards:CARDS", "card", "swath.data.cards", ".toml"),
+    "sources": Shelf("swath.data.sources:SOURCES", "source", "swath.data.sources"),
+    "samplers": Shelf("swath.data.samplers:SAMPLERS", "sampler", "swath.data.samplers", ".toml"),
+    "encoders": Shelf("swath.models:ENCODERS", "encoder", "swath.models.encoders"),
+    "weights": Shelf("swath.models.weights:WEIGHTS", "weights", "swath.models.weights", ".toml"),
+    "decoders": Shelf("swath.models.decoders:DECODERS", "decoder", "swath.models.decoders"),
+    "objectives": Shelf("swath.objectives:OBJECTIVES", "objective", "swath.objectives"),
+    "tasks": Shelf("swath.adapt.tasks:TASKS", "task", "swath.adapt.tasks"),
+    "losses": Shelf("swath.adapt.losses:LOSSES", "loss", "swath.adapt.losses"),
+    "tunings": Shelf("swath.adapt.tuning:TUNINGS", "tuning", "swath.adapt.tuning"),
+    "suites": Shelf("swath.bench.suites:SUITES", "suite", "swath.bench.suites", ".toml"),
 }
 
 
 def known() -> list[str]:
-    """Families whose room exists in this installation."""
-    found: list[str] = []
-    for name, place in FAMILIES.items():
-        module = place.split(":")[0]
-        try:
-            if find_spec(module) is not None:
-                found.append(name)
-        except ModuleNotFoundError:
-            continue
-    return found
+    """The families."""
+    return list(FAMILIES)
+
+
+def _named(name: str) -> Shelf:
+    """The shelf of this name; the singular works too."""
+    for key in (name, f"{name}s", f"{name}es"):
+        if key in FAMILIES:
+            return FAMILIES[key]
+    raise UnknownName("family", name, FAMILIES)
+
+
+def listing(name: str) -> Family[Any]:
+    """Names and first lines of a family's members; imports none of its room."""
+    shelf = _named(name)
+    return Family(shelf.kind, shelf.package, suffix=shelf.suffix)
 
 
 def family(name: str) -> Family[Any]:
-    """The family of this name; the singular works too."""
-    names = known()
-    key = name if name in names else f"{name}s"
-    if key not in names:
-        raise UnknownName("family", name, names)
-    module, attribute = FAMILIES[key].split(":")
+    """The family of this name, which can also `get`."""
+    module, attribute = _named(name).place.split(":")
     return getattr(import_module(module), attribute)

@@ -20,7 +20,7 @@ def command(
     from swath.core.errors import UserError
 
     if not family:
-        answer([{"family": n} for n in families.known()], as_json)
+        answer([{"family": n, "members": len(families.listing(n).names())} for n in families.known()], as_json)
         return
     if family == "weights":
         from swath.models.weights import choose
@@ -41,4 +41,5 @@ def command(
         return
     if sensor or max_params or licence:
         raise UserError("only weights can be filtered by sensor, size or licence", where=f"swath list {family}")
-    answer([{"name": n} for n in families.family(family).names()], as_json, title=family)
+    members = families.listing(family)
+    answer([{"name": n, "about": members.about(n)} for n in members.names()], as_json, title=family)

@@ -34,9 +34,16 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*("" if row.get(c) is None else str(row.get(c)) for c in columns))
+        grid.add_row(*(_words(row.get(c)) for c in columns))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(grid)
+
+
+def _words(value: Any) -> str:
+    """A cell as people read it: nothing for None, commas between the items of a list."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(v) for v in value)
+    return "" if value is None else str(value)
 
 
 def answer(value: Any, as_json: bool, title: str = "") -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
 from importlib.resources import files
@@ -22,6 +25,14 @@ def member_of(name: str, package: str) -> Any:
         raise SwathError(f"{package}.{name} declares no MEMBER", where=str(module.__file__)) from None
 
 
+def first_line(text: str, suffix: str) -> str:
+    """What a member's file says first about itself."""
+    if suffix == ".toml":
+        return str(tomllib.loads(text).get("title", ""))
+    said = " ".join((ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[^.\s]{3})\.\s", said, maxsplit=1)[0].rstrip(".:;")
+
+
 class Family(Generic[T]):
     """Members of one kind: Python files that declare `MEMBER`, or data files read by `read(name, text)`.
 
@@ -39,9 +50,9 @@ class Family(Generic[T]):
         self._cache: dict[str, T] = {}
 
     def _own(self) -> dict[str, Traversable]:
-        stems = {
-            p.name.removesuffix(self.suffix): p for p in files(self.package).iterdir() if p.name.endswith(self.suffix)
-        }
+        top, *rest = self.package.split(".")
+        folder = files(top).joinpath(*rest) if rest else files(top)  # importing the package itself may cost seconds
+        stems = {p.name.removesuffix(self.suffix): p for p in folder.iterdir() if p.name.endswith(self.suffix)}
         return {s.replace("_", "-") if self.suffix == ".py" else s: p for s, p in stems.items() if s[0] != "_"}
 
     def _foreign(self) -> dict[str, metadata.EntryPoint]:
@@ -55,6 +66,12 @@ class Family(Generic[T]):
     def names(self) -> list[str]:
         """Every member's name, sorted; imports nothing."""
         return sorted({*self._own(), *self._foreign()})
+
+    def about(self, name: str) -> str:
+        """One line: a data file's `title`, or the first sentence of a member's docstring; imports nothing."""
+        key = name.replace("_", "-") if self.suffix == ".py" else name
+        file = self._own().get(key)
+        return "" if file is None else first_line(file.read_text(encoding="utf-8"), self.suffix)
 
     def get(self, name: str) -> T:
         """The member of this name (underscores and hyphens are the same); an unknown one names the nearest."""
