@@ -146,6 +146,45 @@ def test_bands_cost_what_they_weigh(packed):
     assert three < 0.45 * everything, (three, everything, labels)
 
 
+class Plain(Fixed):
+    """Without boxes and holes in the list of sensors: samples that are decoded straight into a batch."""
+
+    def __init__(self, n=10, side=24):
+        super().__init__(n, side)
+        self.labels = {k: v for k, v in self.labels.items() if k != "boxes"}
+
+    def sample(self, index, bands=None):
+        batch = super().sample(index, bands)
+        return Batch(batch.layers, batch.where, {k: v for k, v in batch.labels.items() if k != "boxes"})
+
+
+@pytest.mark.parametrize("codec", ["lz4hc", "none"])
+@pytest.mark.parametrize("indices", [[0, 2, 4], [1, 5, 1, 7], [0, 1, 3], [3], [6]])
+@pytest.mark.parametrize("bands", [None, {S2.id: ["red", "blue"], S1.id: ["vh"]}, {S1.id: ["vv"]}])
+def test_a_batch_is_its_samples_collated(tmp_path_factory, codec, indices, bands):
+    if (codec, "plain") not in PLAIN:
+        root = pack(Plain(), tmp_path_factory.mktemp("plain"), PackConfig(codec=codec, per_shard=4))
+        PLAIN[codec, "plain"] = PackedSource(str(root), verify="always")
+    source = PLAIN[codec, "plain"]
+    if bands is not None and S2.id not in bands and 3 in indices:
+        return
+    given = []
+
+    def room(shape, dtype):
+        given.append(np.full(shape, 7, dtype))
+        return given[-1]
+
+    found = source.batch(indices, bands, room)
+    want = collate([source._careful(i, bands) for i in indices])
+    same(found, want)
+    if 3 not in indices:
+        held = [a for a in given if found.layers[S1.id].x.data_ptr() == a.ctypes.data]
+        assert held, "samples of one outline are decoded into the arrays that were given"
+
+
+PLAIN = {}
+
+
 def test_a_killed_pack_goes_on(tmp_path, monkeypatch):
     class Killed(Fixed):
         def sample(self, index, bands=None):

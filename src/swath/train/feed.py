@@ -7,18 +7,17 @@ The order of an epoch is a permutation drawn at the address (seed, epoch, "order
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+import numpy as np
 
 from swath.core.batch import Batch, collate
 from swath.core.contracts import Source, Transform
 from swath.core.errors import UserError
 from swath.core.rng import numpy_generator
+from swath.data.streams.ahead import ahead
 from swath.train.config import LoopConfig
 
 
@@ -100,37 +99,27 @@ class Feed:
         """The micro-batches, read ahead by `config.workers` processes."""
         if span[0] >= span[1]:
             return iter(())
-        context = multiprocessing.get_context(config.start) if config.workers else None
-        # A generator of its own: the loader would else draw its base seed from the global state, which a resume moves.
-        loader: DataLoader[Any] = DataLoader(
-            _Reader(self),
-            batch_size=None,
-            sampler=_Parts(self, config, span, (rank, world)),
-            num_workers=config.workers,
-            multiprocessing_context=context,
-            generator=torch.Generator().manual_seed(config.seed),
-        )
-        return iter(loader)
+        parts, read = self.parts(config, span, rank, world), _Reading(self)
+        if not config.workers:
+            return map(read, parts)
+        return ahead(read, parts, config.workers, config.start)
 
 
-class _Reader(Dataset[Any]):
+class _Reading:
+    """What a reading process does for a part; a source that can decodes it straight into the batch."""
+
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
 
-    def __getitem__(self, part: Part) -> tuple[Part, Batch]:
-        feed, samples = self.feed, list[Batch]()
+    def __call__(self, job: Part, take: Callable[..., Any] = np.empty) -> tuple[Part, Batch]:
+        feed, part, samples = self.feed, job, list[Batch]()
+        if feed.transform is None and hasattr(feed.source, "batch"):
+            whole: Any = feed.source
+            return part, whole.batch(part.samples, feed.bands, take)
         for i in part.samples:
             one = feed.source.sample(i, feed.bands)
             samples.append(one if feed.transform is None else feed.transform(one, part.epoch))
         return part, collate(samples)
-
-
-class _Parts(Sampler[Any]):
-    def __init__(self, feed: Feed, config: LoopConfig, span: tuple[int, int], place: tuple[int, int]) -> None:
-        self.feed, self.config, self.span, self.place = feed, config, span, place
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.feed.parts(self.config, self.span, *self.place)
 
 
 def _spoken(transform: Transform) -> str:

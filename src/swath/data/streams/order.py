@@ -7,9 +7,10 @@ Workers and ranks only decide who reads: rank r of w takes the r-th part of ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -143,8 +144,12 @@ class Stream:
             raise UserError(f"the stream's {', '.join(different)} are not those of the saved state")
         self.position = int(state["position"])
 
-    def read(self, draws: Sequence[Draw]) -> Batch:
-        """A batch of these draws."""
+    def read(self, draws: Sequence[Draw], take: Callable[..., Any] = np.empty) -> Batch:
+        """A batch of these draws. A source that can fills the arrays that `take(shape, dtype)` gives."""
+        source = self.sources[draws[0].source]
+        if self.transform is None and hasattr(source, "batch") and len({d.source for d in draws}) == 1:
+            whole: Any = source
+            return whole.batch([d.index for d in draws], self.bands, take)
         samples: list[Batch] = []
         for draw in draws:
             one = self.sources[draw.source].sample(draw.index, self.bands)
@@ -157,10 +162,11 @@ class Stream:
                 batch = self.read(self._draws(self.position))
                 self.position += self.config.batch_size
                 yield batch
-        from swath.data.streams.ahead import read_ahead
+        from swath.data.streams.ahead import ahead
 
-        for batch in read_ahead(self, self.position):
-            self.position += self.config.batch_size
+        step = self.config.batch_size
+        for batch in ahead(_Reading(self), count(self.position, step), self.config.workers):
+            self.position += step
             yield batch
 
     def _draws(self, start: int) -> list[Draw]:
@@ -169,6 +175,16 @@ class Stream:
     def draws(self, start: int) -> list[Draw]:
         """This rank's draws of the batch at a position."""
         return self._draws(start)
+
+
+class _Reading:
+    """What a reading process does for the position of a batch."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def __call__(self, job: int, take: Callable[..., Any]) -> Batch:
+        return self.stream.read(self.stream.draws(job), take)
 
 
 class Joined:

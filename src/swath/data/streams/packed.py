@@ -7,19 +7,20 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from swath.core.batch import Batch, Label, Layer, Where
+from swath.core.batch import Batch, Label, Layer, Where, collate
 from swath.core.contracts import LabelSpec
 from swath.core.errors import SwathError, SwathWarning, UserError
 from swath.core.grid import Grid
 from swath.core.sensor import Sensor
 from swath.data.streams.codec import Pixels, crc, expand, widen
+from swath.data.streams.direct import Target, outline
 from swath.data.streams.files import Files, open_files
 from swath.data.streams.form import (
     Form,
@@ -213,6 +214,53 @@ class PackedSource:
 
     def sample(self, index: int, bands: Mapping[str, Sequence[str]] | None = None) -> Batch:
         """The sample in physical units, equal to what the packed source gave."""
+        return self.batch([index], bands)
+
+    def batch(
+        self,
+        indices: Sequence[int],
+        bands: Mapping[str, Sequence[str]] | None = None,
+        take: Callable[..., Any] = np.empty,
+    ) -> Batch:
+        """Samples decoded straight into the arrays of one batch; `take(shape, dtype)` gives those arrays."""
+        found = self._direct(indices, bands, take)
+        return collate([self._careful(int(i), bands) for i in indices]) if found is None else found
+
+    def _direct(
+        self, indices: Sequence[int], bands: Mapping[str, Sequence[str]] | None, take: Callable[..., Any]
+    ) -> Batch | None:
+        """The batch where all samples have one outline and every chunk is sound, else None."""
+        samples, chunks = self.index
+        rows = samples[list(indices)]
+        forms = {int(n): read_form(self._forms[n]) for n in set(rows["form"].tolist())}
+        form = forms[int(rows[0]["form"])]
+        if any(outline(f) != outline(form) for f in forms.values()) or any(y.kind == "boxes" for y in form.labels):
+            return None
+        if bands is not None and form.layers and not any(x.id in bands for x in form.layers):
+            return None
+        plans = {n: self._plan(n, f, bands) for n, f in forms.items()}
+        chosen = {x.id: self._chosen(x.id, bands) for x in form.layers if bands is None or x.id in bands}
+        target = Target(form, {k: len(v.bands) for k, v in chosen.items()}, len(rows), take)
+        heads: list[dict[str, Any]] = []
+        for k, row in enumerate(rows):
+            number, first = int(row["form"]), int(row["first"])
+            plan = plans[number]
+            table = chunks[first : first + int(row["chunks"])][plan.wanted].tolist()
+            pieces = self._files.read(f"shard-{int(row['shard']):05d}.bin", [(a, n) for a, n, _ in table])
+            if self._faults(first, plan.wanted, table, pieces):
+                return None
+            try:
+                heads.append(json.loads(bytes(pieces[0])))
+                target.put(k, forms[number], plan.places, pieces[1:], self.codec)
+            except (ValueError, RuntimeError):
+                return None
+        return target.batch(chosen, rows, heads)
+
+    def _chosen(self, id_: str, bands: Mapping[str, Sequence[str]] | None) -> Sensor:
+        return self._sensor[id_] if bands is None else self._sensor[id_].select(bands[id_])
+
+    def _careful(self, index: int, bands: Mapping[str, Sequence[str]] | None) -> Batch:
+        """One sample of any form, with what is corrupt said or skipped."""
         raw = self.raw(index, bands)
         layers = {
             x.id: self._layer(x, raw, None if bands is None else bands[x.id])
