@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 JOBS ?= 2
 
-.PHONY: env demo test test-all lint bench lock clean
+.PHONY: env demo test test-all lint bench reference lock clean
 
 env:
 	@bash tools/env.sh
@@ -29,6 +29,9 @@ test-all: lint
 
 bench: env
 	@for f in benchmarks/[a-z]*.py; do echo "== $$f"; $(PY) $$f || exit 1; done
+
+reference: env
+	$(PY) tools/reference.py docs/reference.md
 
 lock:
 	.venv/bin/uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --python-version 3.11 -o requirements.txt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 
 def say(text: str = "") -> None:
@@ -27,22 +27,26 @@ def answer_json(value: Any) -> None:
 def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Rows of equal keys as a table."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     grid = Table(title=title or None, title_justify="left")
-    columns = list(dict.fromkeys(k for row in rows for k in row))
+    columns = [c for c in dict.fromkeys(k for row in rows for k in row) if any(_words(row.get(c)) for row in rows)]
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*(_words(row.get(c)) for c in columns))
+        grid.add_row(*(escape(_words(row.get(c))) for c in columns))  # [brackets] are no markup
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(grid)
 
 
 def _words(value: Any) -> str:
-    """A cell as people read it: nothing for None, commas between the items of a list."""
+    """A value as people read it: nothing for None, commas between the items of a list or mapping."""
     if isinstance(value, list | tuple):
-        return ", ".join(_words(v) for v in value)
+        return ", ".join(_words(v) for v in cast("list[Any]", value))
+    if isinstance(value, Mapping):
+        items = ((k, _words(v)) for k, v in cast("Mapping[Any, Any]", value).items())
+        return "; ".join(f"{k}: {v}" for k, v in items if v)
     return "" if value is None else str(value)
 
 
@@ -53,6 +57,6 @@ def answer(value: Any, as_json: bool, title: str = "") -> None:
     elif isinstance(value, Mapping):
         width = max((len(str(k)) for k in value), default=0)
         for key, item in value.items():
-            say(f"{key!s:<{width}}  {item}")
+            say(f"{key!s:<{width}}  {_words(item)}".rstrip())
     else:
         table(value, title)

@@ -13,9 +13,6 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Show one member of a family."""
-    import dataclasses
-    import inspect
-
     from swath.cli import families
     from swath.cli.output import answer
 
@@ -24,13 +21,10 @@ def command(
 
         answer(open_card(name), as_json)
         return
-    member = families.family(family).get(name)
-    if dataclasses.is_dataclass(member) and not isinstance(member, type):
-        facts = dataclasses.asdict(member)
-        if not as_json and isinstance(facts.get("bands"), tuple):
-            answer(list(facts.pop("bands")), False, title=name)
-    else:
-        facts = {"name": name, "about": inspect.getdoc(member) or "", "where": getattr(member, "__module__", "")}
-        if dataclasses.is_dataclass(member):
-            facts["settings"] = {f.name: str(f.type) for f in dataclasses.fields(member)}
-    answer(facts, as_json, title=name)
+    facts, rows = families.describe(family, name)
+    if as_json:
+        answer({**facts, **rows}, True)
+        return
+    answer({k: v for k, v in facts.items() if v not in (None, "", (), {}, [])}, False)
+    for title, table in rows.items():
+        answer(table, False, title=title)
