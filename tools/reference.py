@@ -13,6 +13,7 @@ import typer.main
 
 from swath.cli import families
 from swath.cli.main import build
+from swath.cli.members import describe
 
 HEAD = """# Reference
 
@@ -37,7 +38,7 @@ def family(name: str) -> list[str]:
         lines += ["| name | what |", "|---|---|"]
         return [*lines, *(f"| `{n}` | {shelf.about(n)} |" for n in shelf.names()), ""]
     for member in shelf.names():
-        facts, tables = families.describe(name, member)
+        facts, tables = describe(name, member)
         lines += [f"### {name} / {member}", "", f"{facts['about']}."]
         if facts.get("notes"):
             lines += ["", facts["notes"]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import re
 from importlib import import_module
 from typing import Any
 
@@ -61,37 +59,3 @@ def family(name: str) -> Family[Any]:
     """The family of this name, which can also `get`."""
     module, attribute = _named(name).place.split(":")
     return getattr(import_module(module), attribute)
-
-
-Rows = list[dict[str, Any]]
-
-
-def describe(name: str, member: str) -> tuple[dict[str, Any], dict[str, Rows]]:
-    """A member's facts, and its tables: the bands of a sensor, the settings of a config with their defaults."""
-    shelf, found = _named(name), family(name).get(member)
-    if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        facts = {"name": member, **dataclasses.asdict(found)}
-        tables = {k: list(v) for k, v in facts.items() if isinstance(v, tuple) and v and isinstance(v[0], dict)}
-        return {k: v for k, v in facts.items() if k not in tables}, tables
-    facts = {
-        "name": member,
-        "about": listing(name).about(member),
-        "notes": " ".join((inspect.getdoc(found) or "").split()),
-        "where": getattr(found, "__module__", shelf.package),
-    }
-    rows = [setting(f) for f in dataclasses.fields(found)] if dataclasses.is_dataclass(found) else []
-    return facts, {"settings": rows} if rows else {}
-
-
-def setting(field: dataclasses.Field[Any]) -> dict[str, Any]:
-    """A config's field as people read it: name, what it takes, default."""
-    if field.default is not dataclasses.MISSING:
-        default = field.default
-    elif field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
-    else:
-        default = "(required)"
-    if dataclasses.is_dataclass(default) and not isinstance(default, type):
-        default = {"kind": getattr(default, "kind", type(default).__name__), **dataclasses.asdict(default)}
-    takes = re.sub(r"Annotated\[[^,\]]+, ([A-Z]+)\]", lambda m: f"one of: swath list {m[1].lower()}", str(field.type))
-    return {"name": field.name, "takes": takes, "default": default}

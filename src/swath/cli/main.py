@@ -11,7 +11,7 @@ import typer
 
 from swath.core.errors import SwathError, UnknownName
 
-NOT_VERBS = {"__init__", "__main__", "main", "output", "families"}
+NOT_VERBS = {"__init__", "__main__", "main", "output", "families", "members"}
 
 
 def verbs() -> list[str]:

@@ -13,7 +13,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Show one member of a family."""
-    from swath.cli import families
+    from swath.cli.members import describe
     from swath.cli.output import answer
 
     if family == "bundle":
@@ -21,7 +21,7 @@ def command(
 
         answer(open_card(name), as_json)
         return
-    facts, rows = families.describe(family, name)
+    facts, rows = describe(family, name)
     if as_json:
         answer({**facts, **rows}, True)
         return
