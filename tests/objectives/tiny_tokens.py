@@ -31,7 +31,7 @@ class Tiny(nn.Module):
             r, q = h // p, w // p
             x = standard(layer).reshape(b, t, c, r, p, q, p).permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
             at = torch.cartesian_prod(*(torch.tensor(v) for v in ([s], [0], range(t), range(r), range(q))))
-            pos = sum(sincos(at[:, i], self.width).float() for i in (2, 3, 4)) * 0.2
+            pos = sum(sincos(at[:, i], self.width).float() for i in (2, 3, 4)).to(x.device) * 0.2
             if layer.times is not None:
                 season = layer.times.double() / 365.25 * 6.28318530718
                 wave = torch.stack([season.sin(), season.cos()], -1).float().repeat(1, 1, self.width // 2)
@@ -40,7 +40,8 @@ class Tiny(nn.Module):
             seen.append(layer.valid[:, :, 0].reshape(b, t, r, p, q, p).amax((3, 5)).flatten(1))
             places.append(at)
             grids.append((r, q))
-        return Tokens(torch.cat(xs, 1), torch.cat(seen, 1), torch.cat(places), tuple(batch.layers), tuple(grids))
+        x = torch.cat(xs, 1)
+        return Tokens(x, torch.cat(seen, 1), torch.cat(places).to(x.device), tuple(batch.layers), tuple(grids))
 
     def encode(self, tokens, keep=None):
         x, valid = tokens.x, tokens.valid
