@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("contract", "objectives", "adapt")]
+sys.path.extend([str(Path(__file__).parents[1] / name) for name in ("contract", "objectives", "adapt")])
 import tiny_adapt as tiny
 from cases import CASES
 from cases import make as make_objective
