@@ -59,14 +59,33 @@ def farm_year(ground: Ground, day: int) -> Plane:
     return (year + np.floor((doy - 244 - ground.turn + YEAR) / YEAR)).astype(np.int64)
 
 
+def _sown(ground: Ground, year: Plane) -> Plane:
+    """The cover with the crops of a harvest year, kept for the other days of it."""
+    key = ("sown", year.tobytes())
+    if key not in ground.kept:
+        cover = ground.cover.copy()
+        if ground.farm.any():
+            salt = ground.parcel + year.astype(np.uint32) * np.uint32(0x3C6EF35F)
+            draw = rehash(salt, 0x9E37) >> np.uint32(24)
+            np.copyto(cover, mix_table()[ground.mixture, draw], where=ground.farm)
+            np.copyto(cover, np.uint8(ID["pasture"]), where=ground.farm & permanent(ground.parcel))
+        ground.kept[key] = cover
+    return ground.kept[key]
+
+
+def _keep(ground: Ground) -> Plane:
+    """How well plants do here in a common year: fields by their farmer, the wild by water."""
+    if ("keep",) not in ground.kept:
+        thrive = np.clip(f32(0.62) + f32(0.62) * ground.wet, f32(0.35), f32(1.03))
+        thrive *= f32(1) + f32(0.06) * ground.clutter
+        tilled = f32(0.94) + f32(0.1) * (unit(rehash(ground.parcel, 7)) - f32(0.5))
+        ground.kept["keep",] = np.where(ground.farm, tilled, thrive)
+    return ground.kept["keep",]
+
+
 def cover_on(ground: Ground, day: int) -> Plane:
     """The cover on a day: this year's crops, clear-cuts of the last years, what is not built yet."""
-    cover = ground.cover.copy()
-    if ground.farm.any():
-        salt = ground.parcel + farm_year(ground, day).astype(np.uint32) * np.uint32(0x3C6EF35F)
-        draw = rehash(salt, 0x9E37) >> np.uint32(24)
-        np.copyto(cover, mix_table()[ground.mixture, draw], where=ground.farm)
-        np.copyto(cover, np.uint8(ID["pasture"]), where=ground.farm & permanent(ground.parcel))
+    cover = _sown(ground, farm_year(ground, day)).copy()
     forest = (cover == ID["needleleaf"]) | (cover == ID["broadleaf"]) | (cover == ID["rainforest"])
     if forest.any():
         age = np.mod(f32(day % CUT_CYCLE) - ground.stand * f32(CUT_CYCLE), f32(CUT_CYCLE))
@@ -250,9 +269,7 @@ def look(ground: Ground, day: int, warming: float = 0.0) -> Moment:
     flower = tables[2].take(index) if np.isin(ID["rapeseed"], present) else np.zeros_like(green)
     air, front = weather(ground, day, warming)
     drought = _drought(ground, year)
-    thrive = np.clip(f32(0.62) + f32(0.62) * ground.wet, f32(0.35), f32(1.03)) * (f32(1) + f32(0.06) * ground.clutter)
-    keep = np.where(ground.farm, f32(0.94) + f32(0.1) * (unit(rehash(ground.parcel, 7)) - f32(0.5)), thrive)
-    vigour = keep * (f32(1) - f32(0.22) * drought)
+    vigour = _keep(ground) * (f32(1) - f32(0.22) * drought)
     char, severity, lost = _burns(ground, cover, day)
     green = np.clip(green * vigour * (f32(1) - lost), 0, f32(0.98))
     np.minimum(dry, f32(1) - green, out=dry)

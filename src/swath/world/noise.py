@@ -82,6 +82,12 @@ def hash_grid(seed: int, iy: Plane, ix: Plane) -> Plane:
     return mix(columns[None, :] + iy.astype(np.uint32)[:, None] * np.uint32(0x27D4EB2F))
 
 
+def hash_grids(seeds: Plane, iy: Plane, ix: Plane) -> Plane:
+    """`hash_grid` of several seeds at once, (S, rows, columns)."""
+    columns = mix(ix.astype(np.uint32) * np.uint32(0x9E3779B1) + seeds[:, None])
+    return mix(columns[:, None, :] + (iy.astype(np.uint32) * np.uint32(0x27D4EB2F))[:, None])
+
+
 def rehash(h: Plane, salt: int) -> Plane:
     """A new independent hash of hashes."""
     return mix(h * np.uint32(0x9E3779B1) + np.uint32(salt & _MASK))
@@ -145,15 +151,19 @@ def spline(frame: Frame, spacing: float, nodes: Plane, dx: float = 0.0, dy: floa
 
 def _by_runs(rows: Plane, ix: Plane, wx: Plane, ends: Plane) -> Plane:
     """The column pass where few nodes span the frame: the same sums in the same order, run by run."""
-    out = np.empty((rows.shape[1], rows.shape[0], len(ix)), np.float32)
+    planes = rows.transpose(1, 0, 2)[..., None]
+    out = np.empty((*planes.shape[:2], len(ix)), np.float32)
     for a, b in zip([0, *ends.tolist()], [*ends.tolist(), len(ix)], strict=True):
-        first, part = int(ix[a]), np.empty((rows.shape[0], b - a), np.float32)
-        for s in range(rows.shape[1]):
-            total = out[s, :, a:b]
-            np.multiply(rows[:, s, first, None], wx[0][None, a:b], out=total)
-            for k in range(1, 4):
-                np.multiply(rows[:, s, first + k, None], wx[k][None, a:b], out=part)
-                total += part
+        first, w = int(ix[a]), wx[:, a:b]
+        # one run fills the frame: add up in place; else in a buffer whose rows lie together
+        total = out if b - a == len(ix) else np.empty((*out.shape[:2], b - a), np.float32)
+        part = np.empty_like(total)
+        np.multiply(planes[:, :, first], w[0], out=total)
+        for k in range(1, 4):
+            np.multiply(planes[:, :, first + k], w[k], out=part)
+            total += part
+        if total is not out:
+            out[:, :, a:b] = total
     return out
 
 
@@ -161,9 +171,8 @@ def fields(frame: Frame, seeds: Sequence[int], wavelength: float, dx: float = 0.
     """Independent smooth fields of unit standard deviation, (S, H, W) float32."""
     (y0, ny, _, _), (x0, nx, _, _) = axes(frame, wavelength, dx, dy)
     iy, ix = np.arange(y0, y0 + ny), np.arange(x0, x0 + nx)
-    nodes = np.empty((ny, len(seeds), nx), np.float32)
-    for k, s in enumerate(seeds):
-        nodes[:, k] = hash_grid(s, iy, ix) >> np.uint32(8)
+    hashes = hash_grids(np.array([s & _MASK for s in seeds], np.uint32), iy, ix)
+    nodes = np.right_shift(hashes, np.uint32(8), out=hashes).transpose(1, 0, 2).astype(np.float32, order="C")
     nodes *= np.float32(_UNIT_STD / 8388608)
     nodes -= _UNIT_STD
     return spline(frame, wavelength, nodes, dx, dy)

@@ -172,13 +172,21 @@ class Air:
         r *= self.sky.gain
 
 
+@lru_cache(maxsize=256)
+def _places(sensor: str, bands: tuple[str, ...]) -> tuple[int, ...]:
+    """Where bands stand in the whole product."""
+    return tuple(SENSORS.get(sensor).index(b) for b in bands)
+
+
 def grain(r: Plane, sensor: Sensor, frame: Frame, seed: int, amount: float) -> None:
     """Sensor noise, in place: four bands share one 32-bit hash, a byte each, by their place in the whole product,
     so that a band is the same whichever others are read with it."""
-    places = [SENSORS.get(sensor.id).index(b.name) for b in sensor.bands]
+    places = _places(sensor.id, tuple(b.name for b in sensor.bands))
     hashes = {g: pixel_hash(frame, sub(seed, f"grain{g}")) for g in sorted({p // 4 for p in places})}
     for k, p in enumerate(places):
-        step = (hashes[p // 4] >> np.uint32(8 * (p % 4)) & np.uint32(255)).astype(f32)
+        byte = hashes[p // 4] >> np.uint32(8 * (p % 4))
+        byte &= np.uint32(255)
+        step = byte.astype(f32)
         step -= f32(127.5)
         step *= f32(amount / 73.9)
         r[k] += step
@@ -194,7 +202,8 @@ def store(r: Plane, sensor: Sensor) -> Plane:
         x -= f32(band.offset)
         x *= f32(1 / band.scale)
         np.rint(x, out=x)
-        np.clip(x, f32(low), f32(info.max), out=x)
+        np.maximum(x, f32(low), out=x)
+        np.minimum(x, f32(info.max), out=x)
         x *= f32(band.scale)
         x += f32(band.offset)
     return r
