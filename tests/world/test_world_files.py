@@ -64,8 +64,8 @@ def test_items_and_values(rendered):
     assert item["properties"]["datetime"].startswith(DAYS[0])
     assert (rendered / "items" / item["assets"]["data"]["href"]).resolve().is_file()
     assert item["assets"]["data"]["bands"][1] == {
-        "name": "blue", "data_type": "uint16", "nodata": 0, "unit": "reflectance", "scale": 0.0001, "offset": -0.1,
-        "eo:center_wavelength": pytest.approx(0.4924),
+        "name": "blue", "data_type": "uint16", "nodata": 0, "unit": "reflectance", "raster:scale": 0.0001,
+        "raster:offset": -0.1,        "eo:center_wavelength": pytest.approx(0.4924),
     }  # fmt: skip
     west, south, east, north = item["bbox"]
     place = json.loads((rendered / "world.json").read_text())["chips"][0]
@@ -112,3 +112,45 @@ def test_mistakes_are_named(tmp_path):
         list(write_scene(World(1).scene((10.0, 52.0), 100, ["hls-s30"], [19000]), tmp_path, "s"))
     with pytest.raises(UserError, match="masks"):
         list(write_scene(World(1).scene((10.0, 52.0), 60, [], [19000]), tmp_path, "s", ["fields"]))
+
+
+def test_items_are_valid_stac(rendered):
+    from pystac.validation import validate_dict
+
+    known = {"projection": "proj:", "raster": "raster:", "eo": "eo:"}
+    for path in sorted((rendered / "items").glob("*.json")):
+        item = json.loads(path.read_text())
+        assert validate_dict({**item, "stac_extensions": []})  # extensions' schemas need a network
+        declared = {known[e.split("/")[3]] for e in item["stac_extensions"]}
+        bands = item["assets"]["data"]["bands"]
+        used = {k for k in [*item["properties"], *(k for b in bands for k in b)] if ":" in k}
+        assert {k.split(":")[0] + ":" for k in used} <= declared
+        with rasterio.open(path.parent / item["assets"]["data"]["href"]) as image:
+            assert item["properties"]["proj:shape"] == list(image.shape)
+            assert item["properties"]["proj:code"] == f"EPSG:{image.crs.to_epsg()}"
+            assert item["properties"]["proj:transform"] == pytest.approx(list(image.transform)[:6])
+            assert [b.get("raster:scale") for b in bands] == pytest.approx(list(image.scales))
+            assert [b.get("raster:offset") for b in bands] == pytest.approx(list(image.offsets))
+
+
+PEAK = """
+import resource, sys
+from swath.world import World, Site, day_of
+from swath.world.files import write_scene
+from pathlib import Path
+scene = World(7).scene(Site(10.0, 52.0), int(sys.argv[1]), ["sentinel2-l2a"], [day_of(2023, 7, 25)])
+list(write_scene(scene, Path(sys.argv[2]), "scene"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_follow_the_scene(tmp_path):
+    import subprocess
+    import sys
+
+    def peak(n):
+        words = [sys.executable, "-c", PEAK, str(n), str(tmp_path / str(n))]
+        return int(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
+
+    assert peak(3072) < 1.1 * peak(1024)

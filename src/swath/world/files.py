@@ -36,6 +36,7 @@ from swath.world.places import Site
 from swath.world.planet import World, WorldScene
 
 BLOCK = 512
+CACHE_MB = 64
 
 
 @dataclass(frozen=True)
@@ -192,12 +193,14 @@ def stac_item(key: str, sensor: Sensor, grid: Grid, day: int, href: str) -> dict
     corners = [(west, south), (east, south), (east, north), (west, north), (west, south)]
     ring = [[round(float(v), 8) for v in globe.lonlat_of(np.array(x), np.array(y))] for x, y in corners]
     lons, lats = [p[0] for p in ring], [p[1] for p in ring]
-    bands = [{"name": b.name, "data_type": sensor.dtype, "nodata": sensor.nodata, "unit": b.unit, "scale": b.scale,
-              "offset": b.offset} | ({} if b.nm is None else {"eo:center_wavelength": b.nm / 1000})
+    common = {"data_type": sensor.dtype} | ({} if sensor.nodata is None else {"nodata": sensor.nodata})
+    bands = [{"name": b.name, **common, "unit": b.unit, "raster:scale": b.scale, "raster:offset": b.offset}
+             | ({} if b.nm is None else {"eo:center_wavelength": round(b.nm / 1000, 6)})
              for b in sensor.bands]  # fmt: skip
     return {
         "type": "Feature", "stac_version": "1.1.0", "id": f"{key}_{date_of(day)}_{sensor.id}",
         "stac_extensions": ["https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+                            "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
                             "https://stac-extensions.github.io/eo/v2.0.0/schema.json"],
         "bbox": [min(lons), min(lats), max(lons), max(lats)],
         "geometry": {"type": "Polygon", "coordinates": [ring]},
@@ -260,6 +263,11 @@ def render(run: Render, workers: int = 1) -> Iterator[str]:
     write_json(Path(run.out) / "world.json", {"render": about, "chips": places})
 
 
+def _bounded() -> Any:
+    """GDAL's cache of blocks at a fixed size: by default it takes a share of the machine's memory."""
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)
+
+
 def write_scene(scene: WorldScene, out: Path, key: str, labels: Sequence[str] = ()) -> Iterator[Path]:
     """A large scene block by block: one cloud-optimised GeoTIFF a date and sensor; memory does not grow with it."""
     for sensor in scene.sensors:
@@ -268,12 +276,16 @@ def write_scene(scene: WorldScene, out: Path, key: str, labels: Sequence[str] = 
             part = WorldScene(scene.world, scene.frame, (sensor,), (day,))
             name = f"{key}_{date_of(day)}_{sensor.id}"
             path = out / "images" / f"{name}.tif"
-            yield _stream(part, sensor, path, day)
+            with _bounded():
+                written = _stream(part, sensor, path, day)
+            yield written
             write_json(out / "items" / f"{name}.json", stac_item(key, sensor, scene.grid, day, f"../images/{name}.tif"))
     for name in labels:
         if LABELS[name].kind != "mask":
             raise UserError(f"a scene can have masks as labels, not '{name}' ({LABELS[name].kind})", where="--label")
-        yield _stream_label(scene, name, out / "labels" / name / f"{key}.tif")
+        with _bounded():
+            written = _stream_label(scene, name, out / "labels" / name / f"{key}.tif")
+        yield written
 
 
 def _stream(scene: WorldScene, sensor: Sensor, path: Path, day: int) -> Path:
