@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from swath.data.check.likeness import signature
+
 Role = Literal["image", "label"]
 COLUMNS = ("min", "max", "mean", "std", "p01", "p50", "p99", "nan", "inf", "nodata", "zero", "count")
 COLUMN = {name: i for i, name in enumerate(COLUMNS)}
@@ -57,7 +59,7 @@ class Facts:
     classes: dict[int, int] | None = None
     continuous: bool = False
     digest: bytes = b""
-    look: int | None = None
+    look: NDArray[np.float16] | None = None
     dates: tuple[str, ...] = ()
     legend: dict[int, str] = field(default_factory=dict[int, str])
 
@@ -154,21 +156,6 @@ def _fits(value: float, dtype: np.dtype[Any]) -> bool:
     return float(value).is_integer() and info.min <= value <= info.max
 
 
-def look_of(thin: NDArray[Any]) -> int | None:
-    """A difference hash of 64 bits over the mean of the bands; None for a flat picture or a very small one."""
-    if min(thin.shape[1:]) < 9:
-        return None
-    grey = np.nan_to_num(thin.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).mean(0)
-    if float(grey.std()) <= 1e-9 * (abs(float(grey.mean())) + 1e-12):
-        return None
-    rows = np.linspace(0, grey.shape[0], 8, endpoint=False).astype(int)
-    cols = np.linspace(0, grey.shape[1], 9, endpoint=False).astype(int)
-    cell = np.add.reduceat(np.add.reduceat(grey, rows, 0), cols, 1)
-    cell /= np.diff([*rows, grey.shape[0]])[:, None] * np.diff([*cols, grey.shape[1]])[None]
-    bits = (cell[:, 1:] > cell[:, :-1]).ravel()
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
 def _strips(src: Any) -> Iterator[NDArray[Any]]:
     from rasterio.windows import Window
 
@@ -255,16 +242,18 @@ def _read(src: Any, out: Facts, role: Role, nodata: float | None) -> None:
     step = (max(1, -(-src.height // 64)), max(1, -(-src.width // 64)))
     classes: dict[int, int] = {}
     whole = role == "label"
+    picture: NDArray[Any] | None = None
     for block in _strips(src):
         if block.dtype.kind == "c":
             block = np.abs(block)
+        picture = block if block.shape[1:] == (src.height, src.width) else None
         digest.update(np.ascontiguousarray(block).data)
         tally.add(block, step)
         whole = whole and _count(block, classes)
     thin = np.concatenate(tally.thin, axis=1)
     out.stats, out.digest = tally.table(thin), digest.digest()
     if role == "image":
-        out.look = look_of(thin)
+        out.look = signature(thin if picture is None else picture)
     else:
         out.classes, out.continuous = (classes, False) if whole else (None, True)
         out.legend = _legend(src)

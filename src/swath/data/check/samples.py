@@ -13,8 +13,9 @@ from swath.core.contracts import Source
 from swath.core.errors import SwathError
 from swath.core.grid import Grid
 from swath.data.check.expect import declared
-from swath.data.check.facts import MOST_CLASSES, Facts, Profile, Tally, look_of
+from swath.data.check.facts import MOST_CLASSES, Facts, Profile, Tally
 from swath.data.check.layout import Layout, Member
+from swath.data.check.likeness import signature
 from swath.data.check.survey import Progress, Survey
 
 _DAY = dt.date(1970, 1, 1)
@@ -76,7 +77,7 @@ def layer_facts(file: str, layer: Layer, grid: Grid | None) -> Facts:
     return Facts(
         file, profile=profile, affine=grid.affine if grid is not None and same else (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
         stats=tally.table(thin), digest=hashlib.blake2b(pixels.tobytes(), digest_size=12).digest(),
-        look=look_of(np.nan_to_num(thin[:, : max(1, thin.shape[1] // t)])), dates=tuple(days),
+        look=signature(pixels[:, :h]), dates=tuple(days),
     )  # fmt: skip
 
 

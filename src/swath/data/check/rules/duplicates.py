@@ -1,40 +1,46 @@
-"""The same picture twice: equal bytes, or nearly so (difference hash, then the pixels' correlation decides)."""
+"""The same picture twice: equal pixels, or nearly so (turned, mirrored, shifted, brightened, noisy, compressed again).
+
+Near signatures make the candidates, the pixels decide: their correlation, and that of the detail left by a local mean,
+without which two smooth pictures would look alike. Dates of one place, and cuts that overlap on the map, are neither.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from swath.data.check.facts import Facts
 from swath.data.check.finding import Finding
 from swath.data.check.layout import Member
+from swath.data.check.likeness import Likeness, compare, near
 from swath.data.check.survey import Check, Survey
 
-FAR = 6
-SAME = 0.999
-ALIKE = 0.98
-MOST_IN_BUCKET = 200
+FAR = 1.7
 MOST_PROVEN = 3000
-Pair = tuple[tuple[Member, Facts], tuple[Member, Facts]]
+SAME, ALIKE, DETAIL = 0.999, 0.95, 0.6
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+_TIMES = {"pre", "post", "before", "after", "early", "late", "spring", "summer", "autumn", "fall", "winter", "first",
+          "second", "a", "b"}  # fmt: skip
+_TIME = re.compile(r"\A(?:(?:19|20)\d{2}(?:-?\d{2}){0,2}(?:t\d*z?)?|t\d{1,3}|(?:step|time|ts|q|m|month)\d{1,3})\Z")
+One = tuple[Member, Facts]
 
 
 def _run(survey: Survey) -> Iterator[Finding]:
     for pairs in survey.images().values():
-        exact: dict[bytes, list[tuple[Member, Facts]]] = defaultdict(list)
+        exact: dict[bytes, list[One]] = defaultdict(list)
         for m, f in pairs:
             if not bool((f.column("min") == f.column("max")).all()):
                 exact[f.digest].append((m, f))
         for same in exact.values():
             for m, f in same[1:]:
                 first = same[0][0]
-                across = _across(first, m)
                 yield Finding(
-                    "duplicates", "error", f.file, f"is an exact duplicate of {first.file}{across}", value=first.file,
-                    remedy="keep one of them",
+                    "duplicates", "error", f.file, f"is an exact duplicate of {first.file}{_across(first, m)}",
+                    value=first.file, remedy="keep one of them",
                 )  # fmt: skip
         yield from _near(survey.layout.root, [same[0] for same in exact.values()])
 
@@ -47,57 +53,62 @@ def _across(a: Member, b: Member) -> str:
     )
 
 
-def _candidates(files: list[tuple[Member, Facts]]) -> Iterator[Pair]:
-    """Pairs whose hashes differ in at most FAR of 64 bits: of seven pieces of the hash one must be equal."""
-    edges = [0, 9, 18, 27, 36, 45, 54, 64]
-    seen: set[tuple[int, int]] = set()
-    looks = [f.look for _, f in files]
-    for low, high in pairwise(edges):
-        buckets: dict[int, list[int]] = defaultdict(list)
-        for i, look in enumerate(looks):
-            if look is not None:
-                buckets[(look >> low) & ((1 << (high - low)) - 1)].append(i)
-        for held in buckets.values():
-            codes = np.array([looks[i] for i in held], dtype=np.uint64)
-            for k, i in enumerate(held[:-1]):
-                apart = np.bitwise_count(codes[k + 1 :] ^ codes[k])
-                for hit in np.flatnonzero(apart <= FAR)[:MOST_IN_BUCKET]:
-                    j = held[k + 1 + int(hit)]
-                    if (i, j) not in seen:
-                        seen.add((i, j))
-                        yield files[i], files[j]
-
-
-def _near(root: Path, files: list[tuple[Member, Facts]]) -> Iterator[Finding]:
-    proven = 0
-    for (a, fa), (b, fb) in _candidates(files):
-        if fa.profile is None or fb.profile is None or fa.profile.shape != fb.profile.shape or proven >= MOST_PROVEN:
+def _near(root: Path, files: list[One]) -> Iterator[Finding]:
+    held = [(m, f) for m, f in files if f.look is not None]
+    if len(held) < 2:
+        return
+    looks = np.stack([f.look for _, f in held if f.look is not None])
+    for i, j in near(looks, FAR, MOST_PROVEN):
+        (a, fa), (b, fb) = held[i], held[j]
+        if fa.profile is None or fb.profile is None or _neighbours(fa, fb):
             continue
-        if not _spread_alike(fa, fb):
+        found = _compare(root / fa.file, root / fb.file)
+        level = "" if found is None else _level(found, _series(a.file, b.file))
+        if found is None or not level:
             continue
-        proven += 1
-        alike = _correlation(root / fa.file, root / fb.file)
-        if alike is None or alike < ALIKE:
-            continue
-        across = _across(a, b)
-        level = "error" if alike >= SAME or (across and alike >= 0.995) else "warning"
+        told = f", {found.turned} degrees" if "by" in found.turned else f", {found.turned}" if found.turned else ""
+        moved = f", shifted by {found.shift[0]} rows and {found.shift[1]} columns" if any(found.shift) else ""
         yield Finding(
-            "duplicates", level, fb.file,
-            f"is a near-duplicate of {fa.file} (correlation of the pixels {alike:.5f}){across}", value=round(alike, 5),
+            "duplicates", "error" if level == "error" else "warning", fb.file,
+            f"is a near-duplicate of {fa.file}{told}{moved} (correlation of the pixels {found.pixels:.5f})"
+            f"{_across(a, b)}", value=round(found.pixels, 5),
             remedy="keep one of them; near-duplicates in two splits make scores too good",
         )  # fmt: skip
 
 
-def _spread_alike(a: Facts, b: Facts) -> bool:
-    """Cheap refusal before pixels are read: the ratio of the bands' spreads must be about one number."""
-    with np.errstate(all="ignore"):
-        ratio = np.log(a.column("std") / b.column("std"))
-    ratio = ratio[np.isfinite(ratio)]
-    return ratio.size == 0 or float(np.ptp(ratio)) < 0.2
+def _level(found: Likeness, series: bool) -> str:
+    still = not found.turned and not any(found.shift)
+    if series:
+        return "error" if found.pixels >= 0.9999 and still else ""
+    if (found.pixels >= SAME and still) or (found.pixels >= ALIKE and found.detail >= DETAIL):
+        return "error"
+    return "warning" if found.pixels >= 0.9 and found.detail >= DETAIL else ""
 
 
-def _correlation(a: Path, b: Path) -> float | None:
-    """Smallest correlation over the bands; None where there are no files to read again."""
+def _series(a: str, b: str) -> bool:
+    """Whether the names differ in a time alone: `k7_20200101` and `k7_20200401`, `k7_pre` and `k7_post`."""
+    one, two = (re.split(r"[_./]+", PurePosixPath(f).with_suffix("").as_posix().lower()) for f in (a, b))
+    if len(one) != len(two):
+        return False
+    other = [(p, q) for p, q in zip(one, two, strict=True) if p != q]
+    return bool(other) and all(v in _TIMES or _TIME.match(v) for pair in other for v in pair)
+
+
+def _neighbours(a: Facts, b: Facts) -> bool:
+    """Cuts of one map that overlap in part: alike where they overlap, and meant so."""
+    assert a.profile is not None and b.profile is not None
+    if a.profile.crs != b.profile.crs or IDENTITY in (tuple(a.affine), tuple(b.affine)) or not a.profile.crs:
+        return False
+    if any(abs(p - q) > 1e-9 * abs(p) for p, q in zip(a.affine[:2] + a.affine[3:5], b.affine[:2] + b.affine[3:5],
+                                                       strict=True)):  # fmt: skip
+        return False
+    side = np.hypot(a.affine[0], a.affine[3])
+    dx, dy = abs(a.affine[2] - b.affine[2]) / side, abs(a.affine[5] - b.affine[5]) / side
+    return (dx > 0.5 or dy > 0.5) and dx < a.profile.shape[1] and dy < a.profile.shape[0]
+
+
+def _compare(a: Path, b: Path) -> Likeness | None:
+    """None where there are no files to read again, or very large ones."""
     import rasterio
 
     if not a.is_file() or not b.is_file():
@@ -105,14 +116,7 @@ def _correlation(a: Path, b: Path) -> float | None:
     with rasterio.open(a) as one, rasterio.open(b) as two:
         if one.count != two.count or one.width * one.height > 4096 * 4096:
             return None
-        x, y = (s.read().reshape(s.count, -1).astype(np.float64) for s in (one, two))
-    good = np.isfinite(x).all(0) & np.isfinite(y).all(0)
-    if good.sum() < 16:
-        return None
-    x, y = (v[:, good] - v[:, good].mean(1, keepdims=True) for v in (x, y))
-    scale = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    live = scale > 0
-    return float(((x * y).sum(1)[live] / scale[live]).min()) if live.any() else None
+        return compare(one.read(), two.read())
 
 
 MEMBER = Check("exact duplicates and near-duplicates", _run)
