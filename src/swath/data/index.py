@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from swath.core.errors import UserError
 from swath.data.card import Card, LabelCard, LayerCard
-from swath.data.names import Pattern, day_of
+from swath.data.names import Fields, Pattern, counted_anew, day_of
 from swath.data.raster import RASTERS
 
 VECTORS = (".geojson", ".gpkg", ".parquet", ".geoparquet", ".shp", ".fgb")
@@ -91,13 +91,20 @@ def per_key(label: LabelCard) -> bool:
 
 
 class _Collector:
-    def __init__(self) -> None:
+    """Files by key. `anew`: the splits' folders count their files anew, so that the split is part of the key."""
+
+    def __init__(self, anew: bool) -> None:
+        self.anew = anew
         self.images: dict[str, list[Asset]] = {}
         self.labels: dict[str, dict[str, str]] = {}
         self.fields: dict[str, dict[str, str]] = {}
         self.duplicates: list[tuple[str, str, str]] = []
         self.bad_dates: list[tuple[str, str]] = []
         self._seen: dict[tuple[str, ...], str] = {}
+
+    def key(self, found: Fields) -> str:
+        split = found.get("split")
+        return f"{SPLIT_WORDS.get(split, split)}_{found.key}" if self.anew and split else found.key
 
     def once(self, identity: tuple[str, ...], path: str) -> bool:
         first = self._seen.setdefault(identity, path)
@@ -120,7 +127,7 @@ class _Collector:
                 except UserError:
                     self.bad_dates.append((path, found.get("date")))
                     return
-            key = found.key
+            key = self.key(found)
             if self.once(("image", key, layer.id, str(day), found.get("band")), path):
                 self.images.setdefault(key, []).append(Asset(path, layer.id, day, found.get("band")))
                 self.fields.setdefault(key, {}).update(found.values)
@@ -130,17 +137,27 @@ class _Collector:
         for pattern in patterns:
             found = pattern.match(path)
             if found is not None:
-                if self.once(("label", found.key, card.name), path):
-                    self.labels.setdefault(found.key, {})[card.name] = path
+                key = self.key(found)
+                if self.once(("label", key, card.name), path):
+                    self.labels.setdefault(key, {})[card.name] = path
                 return
+
+
+def _anew(files: list[str], layers: list[tuple[LayerCard, list[Pattern]]]) -> bool:
+    keys: dict[str, set[str]] = {}
+    for path in files:
+        found = next((m for _, patterns in layers for p in patterns if (m := p.match(path))), None)
+        if found is not None and found.get("split") and "split" not in found.key:
+            keys.setdefault(SPLIT_WORDS.get(found.get("split"), found.get("split")), set()).add(found.key)
+    return counted_anew(keys)
 
 
 def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index:
     """Pair the files of a folder as its card says."""
     names = scan(root) if files is None else files
-    got = _Collector()
     layers = [(x, file_pattern(x.path, RASTERS)) for x in card.layers]
     labels = [(x, file_pattern(x.path, RASTERS + VECTORS)) for x in card.labels if x.path and per_key(x)]
+    got = _Collector(_anew(names, layers))
     for path in names:
         for label, patterns in labels:
             got.label(path, label, patterns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -105,3 +106,13 @@ def days_of(value: object, where: str = "") -> int:
         if abs(value) > 1e8:
             return int(value // 86400)
     raise UserError(f"'{value}' is not a date", where=where)
+
+
+def counted_anew(keys: Mapping[str, Set[str]]) -> bool:
+    """Whether most names of the smallest split stand in another one too: then a name says nothing across splits."""
+    held = sorted(((len(v), k) for k, v in keys.items() if v))
+    if len(held) < 2 or held[0][0] < 3:
+        return False
+    smallest = held[0][1]
+    others = set[str]().union(*(v for k, v in keys.items() if k != smallest))
+    return len(keys[smallest] & others) > 0.5 * held[0][0]

@@ -11,12 +11,13 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from swath.core.errors import UserError
 from swath.data.check.facts import Role
 from swath.data.check.lists import Legend, SplitList, read_dates, read_legend, read_splits
+from swath.data.names import counted_anew
 
 RASTERS = {".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".vrt", ".img"}
 TABLES = {".csv", ".txt", ".json", ".parquet", ".tsv", ".geojson"}
@@ -29,6 +30,7 @@ IMAGE_WORDS = {"image", "images", "img", "imgs", "data", "x", "chip", "chips", "
 SENSOR_WORDS = {"s1": "sentinel1", "s2": "sentinel2", "sentinel1": "sentinel1", "sentinel2": "sentinel2",
                 "l8": "landsat8", "l9": "landsat9", "hls": "hls", "dem": "dem", "naip": "naip", "s2l2a": "sentinel2",
                 "s2l1c": "sentinel2", "s1grd": "sentinel1", "s1rtc": "sentinel1", "landsat": "landsat"}  # fmt: skip
+TIME_WORDS = {"pre", "post", "before", "after", "t1", "t2", "early", "late"}
 _DATE = re.compile(r"(?<!\d)(?:(?:19|20)\d{2}[-_]?(?:0[1-9]|1[0-2])[-_]?(?:0[1-9]|[12]\d|3[01])(?:T\d{4,6}Z?)?)(?!\d)")
 _WORD = re.compile(r"[_\-.]+")
 
@@ -83,7 +85,7 @@ def discover(root: Path) -> Layout:
     layout = Layout(root, [])
     raw = [_place(name) for name in rasters]
     raw = _roles(raw, layout)
-    layout.members = _pair(raw, layout)
+    layout.members = _per_split(_pair(raw, layout), layout)
     keys = {m.key for m in layout.members} | {PurePosixPath(m.file).stem for m in layout.members}
     layout.lists = read_splits(root, tables, keys, SPLITS)
     layout.legend = read_legend(root, tables)
@@ -143,6 +145,18 @@ def _roles(members: list[Member], layout: Layout) -> list[Member]:
     return out
 
 
+def _per_split(members: list[Member], layout: Layout) -> list[Member]:
+    """Split folders that count their files anew (`train/images/0.tif`, `test/images/0.tif`): the split is in the key."""
+    keys: dict[str, set[str]] = defaultdict(set)
+    for m in members:
+        if m.split:
+            keys[m.split].add(m.key)
+    if not counted_anew(keys):
+        return members
+    layout.assumed.append("the splits count their files anew: a key is a split and a stem")
+    return [replace(m, key=f"{m.split}_{m.key}") if m.split else m for m in members]
+
+
 def _strip_word(stem: str, known: Iterable[str]) -> str:
     parts = re.split(r"([_\-.]+)", stem)
     if len(parts) > 2 and parts[-1].lower() in known:
@@ -158,6 +172,7 @@ _CHANGES: list[tuple[str, Callable[[str], str]]] = [
     ("the whole stem", lambda s: s),
     ("the stem without its last word", lambda s: _strip_word(s, LABEL_WORDS | IMAGE_WORDS | set(SENSOR_WORDS))),
     ("the stem without its date", _strip_date),
+    ("the stem without its time", lambda s: _strip_word(s, TIME_WORDS)),
     (
         "the stem without date and last word",
         lambda s: _strip_date(_strip_word(s, LABEL_WORDS | IMAGE_WORDS | set(SENSOR_WORDS))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +21,7 @@ from swath.data.check.lists import Legend
 
 CHUNK = 32
 FEW = 96
+MANY = 256
 Job = tuple[str, Role, float | None]
 Progress = Callable[[int, int], None]
 
@@ -151,12 +152,24 @@ def survey_of(
     jobs: list[Job] = [(m.file, m.role, given[m.group].nodata if m.group in given else None) for m in layout.members]
     survey = Survey(layout, read_all(layout.root, jobs, workers, progress), dict(given), assumed=list(layout.assumed))
     _reconsider_roles(survey)
+    _reconsider_classes(survey, layout.legend is not None)
     for group, pairs in survey.images().items():
         if group not in survey.expects:
             survey.expects[group] = infer(group, [f for _, f in pairs], survey.assumed)
     if layout.legend is not None:
         survey.legend, survey.legend_from = layout.legend, "the legend beside the data"
     return survey
+
+
+def _reconsider_classes(survey: Survey, known: bool) -> None:
+    """Whole numbers of many values, most of them in few files, are heights or counts, not classes."""
+    for group, pairs in survey.masks().items():
+        holders = Counter(v for _, f in pairs for v in f.classes or {})
+        if known or len(holders) <= MANY:
+            continue
+        survey.assumed.append(f"{group}/: {len(holders)} whole numbers are a quantity, not classes")
+        for _, f in pairs:
+            f.classes, f.continuous = None, True
 
 
 def _reconsider_roles(survey: Survey) -> None:

@@ -57,6 +57,7 @@ def _near(root: Path, files: list[One]) -> Iterator[Finding]:
     held = [(m, f) for m, f in files if f.look is not None]
     if len(held) < 2:
         return
+    told_of: set[str] = set()
     looks = np.stack([f.look for _, f in held if f.look is not None])
     for i, j in near(looks, FAR, MOST_PROVEN):
         (a, fa), (b, fb) = held[i], held[j]
@@ -64,8 +65,9 @@ def _near(root: Path, files: list[One]) -> Iterator[Finding]:
             continue
         found = _compare(root / fa.file, root / fb.file)
         level = "" if found is None else _level(found, _series(a.file, b.file))
-        if found is None or not level:
+        if found is None or not level or fb.file in told_of:
             continue
+        told_of.add(fb.file)
         told = f", {found.turned} degrees" if "by" in found.turned else f", {found.turned}" if found.turned else ""
         moved = f", shifted by {found.shift[0]} rows and {found.shift[1]} columns" if any(found.shift) else ""
         yield Finding(

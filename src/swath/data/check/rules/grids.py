@@ -19,12 +19,21 @@ def _run(survey: Survey) -> Iterator[Finding]:
     masks = {m.key: f for pairs in survey.masks().values() for m, f in pairs}
     for _, pairs in survey.images().items():
         both = [(f, masks[m.key]) for m, f in pairs if m.key in masks]
-        ratio = majority(_ratio(a, b) for a, b in both)[0] if both else None
+        if not both:
+            continue
+        ratio = majority(_ratio(a, b) for a, b in both)[0]
+        usual = majority(_kind(a) for a, _ in both)[0], majority(_kind(b) for _, b in both)[0]
         for image, mask in both:
-            yield from _against_mask(image, mask, ratio)
+            odd = _kind(image) != usual[0] and _kind(mask) == usual[1]  # then the image is the one to look at
+            yield from _against_mask(image, mask, ratio, odd)
     for groups in (survey.images(), survey.masks()):
         for group, pairs in groups.items():
             yield from _against_rest(group, pairs)
+
+
+def _kind(f: Facts) -> tuple[object, ...]:
+    assert f.profile is not None
+    return (f.profile.shape, f.profile.crs)
 
 
 def _ratio(image: Facts, mask: Facts) -> tuple[float, float]:
@@ -37,18 +46,19 @@ def _size(f: Facts) -> str:
     return f"{f.profile.shape[0]} x {f.profile.shape[1]}"
 
 
-def _against_mask(image: Facts, mask: Facts, usual: object) -> Iterator[Finding]:
+def _against_mask(image: Facts, mask: Facts, usual: object, odd: bool) -> Iterator[Finding]:
     a, b = image.profile, mask.profile
     assert a is not None and b is not None
+    one, other, role = (image, mask, "label") if odd else (mask, image, "image")
     if _ratio(image, mask) != (1.0, 1.0) and (_ratio(image, mask) != usual or not _same_extent(image, mask)):
         yield Finding(
-            "grids", "error", mask.file, f"size {_size(mask)} does not match its image {image.file}, {_size(image)}",
-            value=_size(mask), remedy="cut image and label to the same window",
+            "grids", "error", one.file, f"size {_size(one)} does not match its {role} {other.file}, {_size(other)}",
+            value=_size(one), remedy="cut image and label to the same window",
         )  # fmt: skip
     if a.crs != b.crs and (a.crs and b.crs):
         yield Finding(
-            "grids", "error", mask.file, f"crs {_crs(mask)} does not match its image {image.file}, {_crs(image)}",
-            value=_crs(mask), remedy="reproject one of them (nearest for classes)",
+            "grids", "error", one.file, f"crs {_crs(one)} does not match its {role} {other.file}, {_crs(other)}",
+            value=_crs(one), remedy="reproject one of them (nearest for classes)",
         )  # fmt: skip
         return
     if _placed(image) != _placed(mask) and b.dtype != "int64":
@@ -139,8 +149,8 @@ def _crs_rest(group: str, pairs: Pairs) -> Iterator[Finding]:
         own = _family(f.profile.crs) if f.profile and _placed(f) else "none"
         if own != usual:
             yield Finding(
-                "grids", "error", f.file, f"crs {_crs(f) or 'none'} differs from {n} of {total} files in {group}/: "
-                f"{usual}",
+                "grids", "error" if total - n <= max(1, 0.2 * total) else "warning", f.file,
+                f"crs {_crs(f) or 'none'} differs from {n} of {total} files in {group}/: {usual}",
                 value=_crs(f) or "none", remedy="reproject it, or write its crs",
             )  # fmt: skip
 

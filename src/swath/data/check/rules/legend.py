@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from swath.data.check.facts import Facts
+from swath.data.check.facts import MOST_CLASSES, Facts
 from swath.data.check.finding import Finding
 from swath.data.check.survey import Check, Survey
 
@@ -20,6 +20,21 @@ def _run(survey: Survey) -> Iterator[Finding]:
                 yield from _outside(f, known, survey.legend_from or "the class names in the file", "error")
         elif files:
             yield from _rare(survey, group, [f for _, f in files])
+        if len(files) > 2 and len(files) >= 0.8 * len(pairs):
+            yield from _fractions([f for _, f in pairs if f.continuous])
+
+
+def _fractions(files: list[Facts]) -> Iterator[Finding]:
+    """Labels that hold no whole numbers, among labels of classes."""
+    for f in files:
+        assert f.profile is not None
+        seen = [float(f.column(n)[0]) for n in ("p50", "min", "max", "mean")]
+        value = next((v for v in seen if v == v and not v.is_integer()), seen[0])
+        yield Finding(
+            "legend", "error", f.file, f"value {value:g}: the labels of this file are no whole numbers (or more than "
+            f"{MOST_CLASSES} of them); the other files hold classes", f.profile.band(0), 1, value,
+            "was it resampled with anything but nearest? Write the classes again",
+        )  # fmt: skip
 
 
 def _outside(f: Facts, known: set[int], whose: str, level: str, why: str = "") -> Iterator[Finding]:
@@ -57,10 +72,12 @@ def _rare(survey: Survey, group: str, files: list[Facts]) -> Iterator[Finding]:
     core -= common_ignore
     if not core:
         return
+    dense = len(files) >= 6 and all(holders[v] >= 0.6 * len(files) for v in core)
     survey.assumed.append(f"{group}/: the classes are {_short(core)}, the values that most files hold")
     for f in files:
         for value in sorted(set(f.classes or {}) - core - common_ignore):
-            level = "error" if _apart(value, core) else "warning"
+            alone = dense and holders[value] <= max(1, 0.02 * len(files))
+            level = "error" if alone or _apart(value, core) else "warning"
             one = Facts(f.file, profile=f.profile, classes={value: (f.classes or {})[value]})
             total = sum((f.classes or {}).values())
             for finding in _outside(one, core, "the legend that the other files show", level):

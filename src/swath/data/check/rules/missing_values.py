@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from swath.data.check.facts import Facts
 from swath.data.check.finding import Finding
 from swath.data.check.survey import Check, Survey
 
@@ -31,12 +32,29 @@ def _run(survey: Survey) -> Iterator[Finding]:
                             f"declare nodata = {word.lower()} in the file or a card, or fill them",
                         )  # fmt: skip
                 yield from _nodata(f, names, count, "label" if expect is None else "image")
+            if expect is not None:
+                yield from _filled([f for _, f in pairs], names)
 
 
-def _nodata(f: object, names: tuple[str, ...], count: np.ndarray, role: str) -> Iterator[Finding]:
-    from swath.data.check.facts import Facts
+def _filled(files: list[Facts], names: tuple[str, ...]) -> Iterator[Finding]:
+    """Zero in every band over a part of a file, where zeros are rare in the others: a fill that nothing declares."""
+    known = [f for f in files if f.profile and f.profile.nodata != 0]
+    shares = [float((f.column("zero") / np.maximum(f.column("count"), 1)).min()) for f in known]
+    if len(known) < 4 or float(np.median(shares)) > WARN_SHARE:
+        return
+    for f, share in zip(known, shares, strict=True):
+        assert f.profile is not None
+        if WARN_SHARE * 5 < share < 1:
+            yield Finding(
+                "missing-values", "error" if share >= ERROR_SHARE else "warning", f.file,
+                f"{share:.1%} of the pixels are 0 in every band, and 0 is not declared as nodata; in the other files "
+                "zeros are rare", "every band" if f.profile.bands > 1 else f.profile.band(0, names), 1, share,
+                "declare nodata = 0 in the file or a card, or leave the file out",
+            )  # fmt: skip
 
-    assert isinstance(f, Facts) and f.profile is not None
+
+def _nodata(f: Facts, names: tuple[str, ...], count: np.ndarray, role: str) -> Iterator[Finding]:
+    assert f.profile is not None
     shares = f.column("nodata") / count
     worst = int(np.argmax(shares))
     share = float(shares[worst])

@@ -94,7 +94,8 @@ def _offset(pairs: Pairs, expect: Expect) -> Iterator[Finding]:
     if not above.size or not below.size:
         return
     shift = low[above] - np.nanmedian(low[below], axis=0)
-    spread = float(np.nanmedian(np.nanstd(low[below], axis=0))) if below.size > 1 else 0.0
+    several = [rows for rows in (above, below) if rows.size > 1]
+    spread = max((float(np.nanmedian(np.nanstd(low[rows], axis=0))) for rows in several), default=0.0)
     minor = above.size <= below.size
     darkest = int(np.argmin(np.nanmedian(low[below], axis=0)))  # cirrus of level 1C is dark over every ground
     cirrus = expect.channels == 13 and float(np.nanmedian(low[below][:, darkest])) < 300
@@ -108,7 +109,7 @@ def _offset(pairs: Pairs, expect: Expect) -> Iterator[Finding]:
         f = pairs[int(i)][1]
         assert f.profile is not None
         band = int(np.nanargmin(low[i]))
-        sure = dark > 0 or (quartile <= 400 and abs(middle - OFFSET) <= max(250.0, 2 * spread))
+        sure = dark > 0 or (quartile <= 400 and abs(middle - OFFSET) <= max(350.0, 2 * spread))
         told = dark or middle
         count, other = (above.size, "without it") if minor else (below.size, "with it")
         has = "carries the DN offset of +1000" if minor else "lacks the DN offset of +1000"
