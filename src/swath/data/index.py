@@ -32,12 +32,13 @@ SPLIT_WORDS = {
 
 @dataclass(frozen=True)
 class Asset:
-    """One image file of a key: the layer it belongs to, its date (days since the epoch) and band where named."""
+    """One image file of a key: the layer it belongs to, its date (days since the epoch), band and step where named."""
 
     path: str
     layer: str
     date: int | None = None
     band: str = ""
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,12 @@ class _Collector:
                 except UserError:
                     self.bad_dates.append((path, found.get("date")))
                     return
-            key = self.key(found)
-            if self.once(("image", key, layer.id, str(day), found.get("band")), path):
-                self.images.setdefault(key, []).append(Asset(path, layer.id, day, found.get("band")))
+            key, step = self.key(found), found.get("step")
+            if step and step not in layer.order:
+                continue
+            if self.once(("image", key, layer.id, str(day), found.get("band"), step), path):
+                place = layer.order.index(step) if step else 0
+                self.images.setdefault(key, []).append(Asset(path, layer.id, day, found.get("band"), place))
                 self.fields.setdefault(key, {}).update(found.values)
             return
 
@@ -176,13 +180,14 @@ def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index
         fields = got.fields[key]
         split = splits.get(key) or SPLIT_WORDS.get(fields.get("split", ""), fields.get("split", ""))
         split = card.splits.names.get(split, split)
-        images = tuple(sorted(got.images[key], key=lambda a: (a.layer, a.date or 0, a.band, a.path)))
+        images = tuple(sorted(got.images[key], key=lambda a: (a.layer, a.step, a.date or 0, a.band, a.path)))
         items.append(Item(key, images, mine, split, fields))
     orphans = tuple(p for k, v in sorted(got.labels.items()) if k not in got.images for p in v.values())
     return Index(root, tuple(items), tuple(lonely), orphans, tuple(got.duplicates), tuple(got.bad_dates))
 
 
-def _clean(name: str) -> str:
+def key_of(name: str) -> str:
+    """The key that a table or list means: a file's stem, whatever folder stands before it."""
     stem = name.strip().replace("\\", "/").rsplit("/", 1)[-1]
     for suffix in RASTERS:
         if stem.lower().endswith(suffix):
@@ -205,7 +210,7 @@ def read_splits(root: Path, card: Card, names: list[str]) -> dict[str, str]:
         if folder in ("", "splits", "split") and dot and suffix in ("txt", "lst") and stem in SPLIT_WORDS:
             for line in _text(root / name).splitlines():
                 if line.strip():
-                    _assign(out, _clean(line), SPLIT_WORDS[stem], root / name)
+                    _assign(out, key_of(line), SPLIT_WORDS[stem], root / name)
     return out
 
 
@@ -236,7 +241,7 @@ def _split_file(path: Path) -> dict[str, str]:
             raise UserError("a split table needs the columns key and split", where=str(path))
         for row in rows:
             split = row[columns["split"]]
-            _assign(out, _clean(row[key]), SPLIT_WORDS.get(split, split), path)
+            _assign(out, key_of(row[key]), SPLIT_WORDS.get(split, split), path)
         return out
     try:
         data: Any = json.loads(text)
@@ -248,5 +253,5 @@ def _split_file(path: Path) -> dict[str, str]:
         if not isinstance(keys, list):
             raise UserError(f"the split '{split}' must be a list of keys", where=str(path))
         for key in cast("list[Any]", keys):
-            _assign(out, _clean(str(key)), SPLIT_WORDS.get(split, split), path)
+            _assign(out, key_of(str(key)), SPLIT_WORDS.get(split, split), path)
     return out

@@ -15,6 +15,8 @@ from swath.core.errors import UserError
 from swath.core.grid import Grid
 from swath.data.card import LabelCard
 from swath.data.decode import Pixels, class_label, mask_label, scalar_label, tags_label
+from swath.data.index import key_of
+from swath.data.loose import parts
 
 
 def read_vector(path: Path, bbox: tuple[float, float, float, float] | None = None) -> Any:
@@ -83,29 +85,40 @@ def vector_label(frame: Any, grid: Grid | None, card: LabelCard, where: str) -> 
 
 
 class Table:
-    """A CSV or Parquet table with one row per key."""
+    """A CSV or Parquet table with one row per key. Tags stand in one column, or as 0 and 1 in a column each."""
 
     def __init__(self, path: Path, card: LabelCard) -> None:
+        import pyarrow
         import pyarrow.csv
         from pyarrow import parquet
 
         self.path, self.card = path, card
         try:
-            table: Any = parquet.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
+            if path.suffix == ".parquet":
+                table: Any = parquet.read_table(path)
+            else:  # the key stays text: 007 is not 7
+                options: Any = pyarrow.csv.ConvertOptions(column_types={card.key: pyarrow.string()})
+                table = pyarrow.csv.read_csv(path, convert_options=options)
         except Exception as why:
             raise UserError(f"the table cannot be read: {str(why)[:200]}", where=str(path)) from why
-        for column in (card.key, card.column):
+        flags = card.classes if card.kind == "tags" and not card.column else ()
+        for column in (card.key, *(flags or (card.column,))):
             if column not in table.column_names:
                 raise UserError(
                     f"the table has no column '{column}'",
                     where=str(path),
                     remedy=f"columns: {', '.join(table.column_names)}; name it in the card",
                 )
-        keys = [str(k) for k in table.column(card.key).to_pylist()]
+        keys = [key_of(str(k)) for k in table.column(card.key).to_pylist()]
         if len(set(keys)) != len(keys):
             twice = sorted({k for k in keys if keys.count(k) > 1})[:3] if len(keys) < 5000 else []
             raise UserError(f"keys occur twice: {', '.join(twice)}", where=str(path))
-        self.values: dict[str, Any] = dict(zip(keys, table.column(card.column).to_pylist(), strict=True))
+        if flags:
+            rows = zip(*(table.column(c).to_pylist() for c in flags), strict=True)
+            cells: list[Any] = [[c for c, flag in zip(flags, row, strict=True) if flag] for row in rows]
+        else:
+            cells = table.column(card.column).to_pylist()
+        self.values: dict[str, Any] = dict(zip(keys, cells, strict=True))
 
     def label(self, key: str) -> Label | None:
         """The label of a key; None when the table has no row for it."""
@@ -126,8 +139,7 @@ def label_of(value: Any, card: LabelCard, where: str) -> Label:
             return Label("class", torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool))
         return class_label(value, card, where)
     if card.kind == "tags":
-        parts = [v.strip() for v in value.split(";") if v.strip()] if isinstance(value, str) else list(value or [])
-        return tags_label(parts, card, where)
+        return tags_label(parts(value) if isinstance(value, str) else list(value or []), card, where)
     raise UserError(f"a table cannot hold a label of kind '{card.kind}'", where=where)
 
 

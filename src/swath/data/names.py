@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 
 from swath.core.errors import UserError
 
-RESERVED = ("date", "sensor", "band", "split", "class", "any")
+RESERVED = ("date", "sensor", "band", "split", "class", "step", "any")
 _FIELD = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 _DATES = {
     "date": r"\d{4}-\d{2}-\d{2}|\d{4}_\d{2}_\d{2}|\d{8}(?:T\d{6}Z?)?|\d{4}-\d{2}|\d{6}",

@@ -11,8 +11,10 @@ from swath.core.errors import UserError
 from swath.data.card import Card, LabelCard, LayerCard
 from swath.data.identify import FOLDERS, folder_word, identify
 from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
+from swath.data.loose import VECTOR_FILES, coco_label, table_label, vector_label
 from swath.data.probe import displayed, judge, probe
 from swath.data.raster import RASTERS, info
+from swath.data.series import merged, order_of, strip, tail_of
 
 LABEL_WORDS = {
     "mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "target", "targets",
@@ -68,7 +70,7 @@ def _is(words: set[str], shape: tuple[str, ...]) -> bool:
 
 def _spec(shape: tuple[str, ...], paths: list[str], tail: str = "") -> str:
     """A layer's path: the bare folder where that is enough, else a pattern."""
-    if "{split}" not in shape and not tail and shape:
+    if not tail and shape and not any("{" in p for p in shape):
         return "/".join(shape)
     return "/".join((*shape, "{key}" + tail + _suffix(paths)))
 
@@ -84,7 +86,7 @@ def _groups(files: list[str]) -> dict[tuple[str, ...], list[str]]:
 def propose(root: Path, hints: Hints = Hints(), files: list[str] | None = None) -> Proposal:
     """Look at the names, at one header per layer and at a few files' values."""
     names = scan(root) if files is None else files
-    groups = _groups(names)
+    groups = merged(_groups(names))
     if not groups:
         raise UserError(
             "there is no raster in this folder",
@@ -112,7 +114,12 @@ def _divide(
     rest = {s: p for s, p in groups.items() if s not in labelled}
     if not rest:
         raise UserError("there are labels but no images", where=str(root), remedy="images belong in images/")
-    seen = {_stem(p) for paths in rest.values() for p in paths}
+    stems = {_stem(p) for paths in rest.values() for p in paths}
+    known = {_stem(p) for p in names if p.endswith(VECTORS)}.union(_stem(p) for ps in labelled.values() for p in ps)
+    series = tail_of(stems, known) if labelled or len(rest) == 1 else ""
+    seen = {strip(s, series) for s in stems}
+    if series:
+        notes.append(Note(f"names end with '{series}': several timesteps of a key"))
     labels: list[LabelCard] = []
     image_tail = ""
     for shape, paths in sorted(labelled.items()):
@@ -122,8 +129,8 @@ def _divide(
         labels.append(_raster_label(root, (_spec(shape, paths, tail), paths, hints.task), len(labels), notes))
     if hints.pattern:
         paths = [p for ps in rest.values() for p in ps]
-        return [(hints.pattern, paths, "")], labels or _loose_labels(names, notes)
-    if len(rest) == 1 and not labels:
+        return [(hints.pattern, paths, "")], labels or _loose_labels(root, names, (sorted(seen), hints.task), notes)
+    if len(rest) == 1 and not labels and not series:
         shape, paths = next(iter(rest.items()))
         pair = _by_tail(root, shape, paths, hints, notes)
         if pair is not None:
@@ -132,10 +139,11 @@ def _divide(
     if len(classes) >= 2 and classes.keys() == rest.keys() and not labels and len({len(s) for s in rest}) == 1:
         return _by_class(rest, notes)
     images: Found = [
-        (_spec(s, p, image_tail), p, next((x for x in reversed(s) if x != "{split}"), "")) for s, p in rest.items()
+        (_spec(s, p, image_tail + series), p, next((x for x in reversed(s) if x != "{split}"), ""))
+        for s, p in rest.items()
     ]
     if not labels:
-        labels = _loose_labels(names, notes)
+        labels = _loose_labels(root, names, (sorted(seen), hints.task), notes)
     return sorted(images), labels
 
 
@@ -211,22 +219,40 @@ def _tails(labels: list[str], images: set[str]) -> tuple[str, str]:
     return (tail, own) if own and keys & {s.removesuffix(own) for s in images} else ("", "")
 
 
-def _loose_labels(names: list[str], notes: list[Note]) -> list[LabelCard]:
-    """A table, vector layer or COCO file at the root, or a folder of vector files."""
-    for path in names:
-        folder, _, leaf = path.rpartition("/")
-        if folder and folder_word(folder.rsplit("/", 1)[-1]) in LABEL_WORDS and leaf.endswith(VECTORS):
-            notes.append(Note(f"vector labels in {folder}/: every polygon is class 1 until the card names a column"))
-            return [LabelCard("mask", path=folder, classes=("background", "object"))]
-    for path in names:
-        if "/" in path or path.startswith("split"):
+def _loose_labels(root: Path, names: list[str], wanted: tuple[list[str], str], notes: list[Note]) -> list[LabelCard]:
+    """A table, vector layer or COCO file, or a folder of vector files; `wanted`: the images' keys and the task."""
+    keys, task = wanted
+    if task in ("detect", "instances"):
+        for path in (p for p in names if p.endswith(".json") and p.count("/") < 2):
+            found = coco_label(root, path)
+            if found is not None:
+                notes.append(Note(f"boxes of {len(found.classes)} classes in {path} (COCO)"))
+                return [found]
+        return []
+    folders = Counter(p.rpartition("/")[0] for p in names if p.endswith(VECTOR_FILES))
+    for folder, _ in folders.most_common():
+        last = folder.rsplit("/", 1)[-1]
+        files = [p for p in names if p.endswith(VECTOR_FILES) and p.rpartition("/")[0] == folder]
+        if not last or (folder_word(last) not in LABEL_WORDS and not {_stem(p) for p in files} & set(keys)):
             continue
-        if path.endswith((".geojson", ".gpkg", ".geoparquet")):
-            notes.append(Note(f"vector labels in {path}: every polygon is class 1 until the card names a column"))
-            return [LabelCard("mask", path=path, classes=("background", "object"))]
-        if path.endswith(TABLES):
-            notes.append(Note(f"{path} looks like a table of labels: name its key and column in the card", False))
+        return [_vector(root, folder, files, notes)]
+    for path in (p for p in names if p.endswith(VECTOR_FILES) and "/" not in p):
+        return [_vector(root, path, [path], notes)]
+    for path in (p for p in names if p.endswith(TABLES) and p.count("/") < 2 and not _stem(p).startswith("split")):
+        found = table_label(root, path, keys, task)
+        if found is not None:
+            told = f"column '{found.column}'" if found.column else f"{len(found.classes)} columns of 0 and 1"
+            notes.append(Note(f"labels in {path}: {told}, keyed by '{found.key}'", found.kind != "class"))
+            return [found]
+        notes.append(Note(f"{path} holds no label for '{task}' that fits the images: a card can name one", False))
     return []
+
+
+def _vector(root: Path, path: str, files: list[str], notes: list[Note]) -> LabelCard:
+    found = vector_label(root, path, files)
+    by = f"the classes of column '{found.column}'" if found.column else "every polygon is class 1"
+    notes.append(Note(f"vector labels in {path}: {by}", bool(found.column)))
+    return found
 
 
 def _add_layer(root: Path, card: Card, found: One, hints: Hints, notes: list[Note]) -> Card:
@@ -236,7 +262,7 @@ def _add_layer(root: Path, card: Card, found: One, hints: Hints, notes: list[Not
     notes.append(Note(f"{path or '.'}: {who.sensor} [{', '.join(who.bands)}]: {who.why}", who.certain))
     if who.own is not None:
         card = replace(card, sensors=(who.own,))
-    layer = LayerCard(who.sensor, who.bands, path=path)
+    layer = LayerCard(who.sensor, who.bands, path=path, order=order_of(path))
     seen = probe([root / f for f in files])
     values = seen.values[: len(who.bands)] if len(seen.values) >= len(who.bands) else seen.values
     if who.own is not None:

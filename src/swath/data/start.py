@@ -27,7 +27,7 @@ TASKS = {
     "segment": ("mask",),
     "classify": ("class",),
     "multilabel": ("tags",),
-    "regress": ("map",),
+    "regress": ("map", "scalar"),
     "scalar": ("scalar",),
     "detect": ("boxes",),
     "change": ("mask",),
@@ -80,6 +80,9 @@ def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder:
         card = replace(card, samples=len(index.items), statistics=_statistics(root, card, index, splits.keys))
         writes[card_path] = card_text(card, notes)
     data = {"kind": "folder", "path": str(root.resolve()), "card": str(card_path)}
+    if task == "regress" and card.labels[0].kind == "scalar":
+        task = "scalar"
+        notes.append(Note("one number a sample: the task is 'scalar'"))
     run = run_of(data, card, task, encoder, len(splits.keys.get("train", index.items)))
     writes[target / "run.yaml"] = run_text(run, notes)
     _write(writes)
@@ -135,7 +138,12 @@ def _classes(root: Path, label: LabelCard, index: Index, notes: list[Note]) -> L
             where=str(root / label.path),
             remedy="choose --task regress, or correct the masks",
         )
-    ignore = tuple(float(v) for v in sorted(counts) if v < 0 or v == 255 or (v in nodata and v != 0))
+    binary = set(counts) <= {0, 255} and 255 not in nodata
+    ignore = tuple(
+        float(v) for v in sorted(counts) if v < 0 or (v == 255 and not binary) or (v in nodata and v != 0)
+    )
+    if binary and 255 in counts:
+        notes.append(Note(f"label '{label.name}': 255 beside 0 alone is the second class", False))
     values = tuple(v for v in sorted(counts) if float(v) not in ignore)
     if not values:
         raise UserError("the masks hold nothing but ignored values", where=str(root / label.path))
@@ -146,7 +154,7 @@ def _classes(root: Path, label: LabelCard, index: Index, notes: list[Note]) -> L
     if 0 in nodata and 0 in values:
         notes.append(Note(f"label '{label.name}': the files call 0 nodata; it is kept as a class, background", False))
     if len(values) == 1:
-        values = (0, 1) if values[0] in (0, 1) else values
+        values = (0, 1) if values[0] in (0, 1) else (0, 255) if values[0] == 255 else values
         notes.append(Note(f"label '{label.name}': only the value {sorted(counts)} occurs", False))
     total = sum(counts[v] for v in values) or 1
     shares = ", ".join(f"{v}: {100 * counts[v] / total:.2f} %" for v in values[:20])

@@ -146,7 +146,7 @@ def _roles(members: list[Member], layout: Layout) -> list[Member]:
 
 
 def _per_split(members: list[Member], layout: Layout) -> list[Member]:
-    """Split folders that count their files anew (`train/images/0.tif`, `test/images/0.tif`): the split is in the key."""
+    """Split folders that count their files anew (`train/images/0.tif`, `test/images/0.tif`): the key has the split."""
     keys: dict[str, set[str]] = defaultdict(set)
     for m in members:
         if m.split:

@@ -154,13 +154,18 @@ class FolderSource:
         self, card: LayerCard, assets: Sequence[Asset], names: Sequence[str] | None
     ) -> tuple[Layer, Grid | None]:
         storage = Storage.of(self.card, card, names)
-        by_date: dict[int | None, list[Asset]] = {}
+        by_date: dict[tuple[int, int | None], list[Asset]] = {}
         for asset in assets:
-            by_date.setdefault(asset.date, []).append(asset)
+            by_date.setdefault((asset.step, asset.date), []).append(asset)
+        if card.order and len(by_date) < len(card.order):
+            here = {a.step for a in assets}
+            lacks = next(w for i, w in enumerate(card.order) if i not in here)
+            raise UserError(f"the step '{lacks}' is missing beside this file", where=str(self.root / assets[0].path))
         stacks: list[Pixels] = []
         grid: Grid | None = None
         nodata: float | None = None
-        for day in sorted(by_date, key=lambda d: d or 0):
+        ordered = sorted(by_date, key=lambda d: (d[0], d[1] or 0))
+        for day in ordered:
             stack, grid, nodata = self._stack(storage, by_date[day])
             if stacks and stack.shape != stacks[0].shape:
                 raise UserError(
@@ -168,7 +173,7 @@ class FolderSource:
                     where=str(self.root / by_date[day][0].path),
                 )
             stacks.append(stack)
-        times = [d for d in sorted(by_date, key=lambda d: d or 0) if d is not None]
+        times = [d for _, d in ordered if d is not None]
         if not times and card.dates:
             times = [day_of(d, self.card.place) for d in card.dates]
         stacked = np.concatenate(stacks) if len(stacks) > 1 else stacks[0]
