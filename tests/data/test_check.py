@@ -535,3 +535,92 @@ def test_command(data, tmp_path):
     assert answer["ok"] is False and answer["files"] == 24
     assert answer["findings"][0].keys() >= {"check", "level", "file", "band", "value", "message", "remedy"}
     assert (tmp_path / "r.html").stat().st_size > 1000
+
+
+def textured(i, bands=4, side=64):
+    """A picture with detail at every scale, unlike any other."""
+    rng = np.random.default_rng([11, i])
+    layers = [rng.normal(0, 1, (bands, side // k, side // k)).repeat(k, 1).repeat(k, 2) for k in (16, 8, 4, 2, 1)]
+    return np.clip(2000 + 300 * sum(layers), 50, 9000)
+
+
+ALIKE = {
+    "noise": lambda x: x + np.random.default_rng(1).normal(0, 0.03 * x.std(), x.shape),
+    "brighter": lambda x: 1.15 * x,
+    "lifted": lambda x: x + 400,
+    "mirrored": lambda x: x[:, :, ::-1],
+    "turned": lambda x: np.rot90(x, 1, (1, 2)),
+    "turned mirrored": lambda x: np.rot90(x[:, ::-1], 3, (1, 2)),
+    "shifted": lambda x: np.pad(x, ((0, 0), (4, 0), (3, 0)), mode="reflect")[:, : x.shape[1], : x.shape[2]],
+    "one wild pixel": lambda x: np.where(np.arange(x.size).reshape(x.shape) == 99, 60000, x),
+    "coarser numbers": lambda x: (x // 50) * 50,
+}
+
+
+@pytest.mark.parametrize("how", ALIKE)
+def test_near_duplicates_however_changed(tmp_path, how):
+    for i in range(10):
+        x = ALIKE[how](textured(3)) if i == 7 else textured(i)
+        write(tmp_path / "images" / f"k{i:03d}.tif", x.astype("uint16"), origin=place(i))
+    found = only_error(tmp_path, "duplicates", "images/k007.tif", only=("duplicates",))
+    assert "near-duplicate of images/k003.tif" in found.message and found.value > 0.9
+
+
+def test_dates_of_one_place_and_pairs_are_no_duplicates(tmp_path):
+    for i in range(4):
+        for day in ("20200101", "20200401", "20200701"):
+            x = textured(i) + np.random.default_rng(int(day)).normal(0, 20, (4, 64, 64))
+            write(tmp_path / "images" / f"site{i}_{day}.tif", x.astype("uint16"), origin=place(i))
+        write(tmp_path / "masks" / f"site{i}.tif", labels(i)[:1].repeat(64, 0)[:, :1].repeat(64, 1), origin=place(i))
+    report = check(tmp_path, workers=1)
+    assert not [f for f in report.findings if f.check in ("duplicates", "pairing", "dates")]
+
+
+def test_cuts_that_overlap_on_the_map_are_no_duplicates(tmp_path):
+    whole = textured(0, side=160)
+    for i in range(3):
+        at = (500000.0 + 80.0 * i, 4500000.0)
+        write(tmp_path / "images" / f"k{i}.tif", whole[:, :64, 8 * i : 8 * i + 64].astype("uint16"), origin=at)
+    assert not check(tmp_path, workers=1, only=("duplicates",)).findings
+
+
+def test_zeros_that_nobody_declares(tmp_path):
+    root = folder(tmp_path, 8)
+    change(image(root, 2), patch(slice(None), 24, 0))
+    found = only_error(root, "missing-values", "images/k002.tif")
+    assert found.value == pytest.approx(0.5) and "not declared" in found.message
+
+
+def test_fractions_among_classes(data):
+    change(mask(data, 4), lambda x: x.astype("float32") + 0.5)
+    assert only_error(data, "legend", "masks/k004.tif", "band 1").value % 1 == 0.5
+
+
+def test_the_next_class_in_one_file_of_many(data):
+    change(mask(data, 4), patch(0, 1, 3))
+    assert only_error(data, "legend", "masks/k004.tif", "band 1").value == 3
+
+
+def test_the_odd_one_of_a_pair_is_named(data):
+    change(image(data, 5), lambda x: x, crs="EPSG:32634")
+    assert only_error(data, "grids", "images/k005.tif").value == "EPSG:32634"
+
+
+def test_whole_numbers_of_many_values_are_a_quantity(tmp_path):
+    root = folder(tmp_path, 6)
+    for i in range(6):
+        heights = np.random.default_rng(i).integers(200, 1200, (1, SIDE, SIDE)).astype("uint16")
+        change(mask(root, i), lambda x, heights=heights: heights)
+    report = check(root, workers=1)
+    assert report.ok and not report.findings and any("a quantity" in a for a in report.assumed)
+
+
+def test_splits_that_count_their_files_anew(tmp_path):
+    for k, split in enumerate(("train", "val", "test")):
+        for i in range(4):
+            at = place(10 * k + i)
+            write(tmp_path / split / "images" / f"{i}.tif", textured(10 * k + i).astype("uint16"), origin=at)
+            write(tmp_path / split / "masks" / f"{i}.tif", labels(i)[:1].repeat(64, 0)[:, :1].repeat(64, 1), origin=at)
+    report = check(tmp_path, workers=1)
+    assert not [f for f in report.findings if f.level == "error"], [f.line() for f in report.findings]
+    assert report.samples == 12 and report.splits == {"test": 4, "train": 4, "val": 4}

@@ -159,3 +159,128 @@ def test_units_are_seen_in_the_values(tmp_path, values, dtype, sensor):
         assert -25 < float(layer.x.median()) < -3, "decibels, whatever was stored"
     if dtype == "uint16":
         assert 0.1 < float(layer.x.mean()) < 0.3, "no offset of 2022 in these values"
+
+
+def plain(root, names, seed=0):
+    rng = np.random.default_rng(seed)
+    for i, name in enumerate(names):
+        write(root / name, rng.integers(0, 255, (3, 16, 16)).astype("uint8"), origin=(500000 + 1000 * i, 5000000))
+    return root
+
+
+def started(root, task):
+    done = start(root, task, Hints())
+    return open_source(root), yaml.safe_load(done.run.read_text()), load_card(done.card)
+
+
+@pytest.mark.parametrize("header", ["key,label", "filename,class_name", "split,image,label"])
+def test_classes_from_a_table(tmp_path, header):
+    plain(tmp_path, [f"images/{i:03d}.tif" for i in range(12)])
+    cells = {"key": "{i:03d}", "filename": "images/{i:03d}.tif", "image": "{i:03d}.tif", "split": "train"}
+    rows = [
+        ",".join(cells.get(c, ["water", "forest"][i % 2]).format(i=i) for c in header.split(",")) for i in range(12)
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join([header, *rows]))
+    source, _, _ = started(tmp_path, "classify")
+    assert source.labels["label"].classes == ("forest", "water")
+    assert [int(source.sample(i).labels["label"].value) for i in range(12)] == [1, 0] * 6
+
+
+@pytest.mark.parametrize("columns", ["one", "flags"])
+def test_tags_from_a_table(tmp_path, columns):
+    plain(tmp_path, [f"images/{i:03d}.tif" for i in range(12)])
+    if columns == "one":
+        rows = ["key,labels", *[f"{i:03d},{'a;b' if i % 2 else 'b'}" for i in range(12)]]
+    else:
+        rows = ["image,a,b", *[f"{i:03d}.tif,{i % 2},1" for i in range(12)]]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    source, run, _ = started(tmp_path, "multilabel")
+    assert source.labels["label"].classes == ("a", "b") and run["task"]["kind"] == "multilabel"
+    assert [source.sample(i).labels["label"].value[0].tolist() for i in range(12)] == [[0, 1], [1, 1]] * 6
+
+
+def test_numbers_from_a_table_and_keys_with_leading_zeros(tmp_path):
+    plain(tmp_path, [f"images/{i:03d}.tif" for i in range(12)])
+    (tmp_path / "labels.csv").write_text("\n".join(["key,yield", *[f"{i:03d},{i / 4}" for i in range(12)]]))
+    source, run, _ = started(tmp_path, "regress")
+    assert run["task"]["kind"] == "scalar"
+    assert [float(source.sample(i).labels["label"].value) for i in range(12)] == [i / 4 for i in range(12)]
+
+
+@pytest.mark.parametrize("place", ["annotations.json", "annotations/instances.json"])
+def test_boxes_from_coco(tmp_path, place):
+    plain(tmp_path, [f"images/{i}.tif" for i in range(12)])
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    note = {"images": [{"id": i, "file_name": f"{i}.tif"} for i in range(12)],
+            "categories": [{"id": 5, "name": "ship"}, {"id": 2, "name": "car"}],
+            "annotations": [{"image_id": i, "category_id": 5 if i % 2 else 2, "bbox": [1, 2, 3, 4]} for i in range(12)],
+            }  # fmt: skip
+    (tmp_path / place).write_text(json.dumps(note))
+    source, _, _ = started(tmp_path, "detect")
+    assert source.labels["label"].classes == ("car", "ship")
+    one = source.sample(0).labels["label"].objects[0]
+    assert one.xyxy.tolist() == [[1, 2, 4, 6]]
+
+
+@pytest.mark.parametrize(
+    ("image", "order"),
+    [
+        ("{w}/{i}.tif", ("A", "B")), ("images/{i}_{w}.tif", ("pre", "post")), ("im{n}/{i}.tif", ("1", "2")),
+        ("train/{w}/{i}.tif", ("A", "B")),
+    ],
+)  # fmt: skip
+def test_two_dates_are_one_layer_of_two_timesteps(tmp_path, image, order):
+    label = "train/label/{i}.tif" if image.startswith("train") else "label/{i}.tif"
+    for i in range(10):
+        at = (500000 + 1000 * i, 5000000)
+        for n, w in enumerate(order, 1):
+            write(tmp_path / image.format(w=w, i=i, n=n), np.full((3, 16, 16), 10 * i + n, "uint8"), origin=at)
+        write(tmp_path / label.format(i=i), np.kron(np.eye(2), np.full((8, 8), 255)).astype("uint8")[None], origin=at)
+    source, run, card = started(tmp_path, "change")
+    assert run["task"]["kind"] == "change" and len(card.layers) == 1 and len(source) == 10
+    layer = source.sample(3).layers["rgb-aerial"]
+    assert layer.shape[:3] == (1, 2, 3) and float(layer.x[0, 1, 0, 0, 0]) > float(layer.x[0, 0, 0, 0, 0])
+    assert set(source.sample(0).labels["label"].value.unique().tolist()) == {0, 1}, "255 beside 0 is a class"
+
+
+def test_a_missing_half_of_a_pair_is_named(tmp_path):
+    for i in range(6):
+        for w in ("A", "B"):
+            write(tmp_path / w / f"{i}.tif", np.full((3, 16, 16), 10 * i, "uint8"))
+        write(tmp_path / "label" / f"{i}.tif", np.eye(16).astype("uint8")[None])
+    source, _, _ = started(tmp_path, "change")
+    (tmp_path / "B" / "2.tif").unlink()
+    with pytest.raises(UserError, match="the step 'B' is missing"):
+        open_source(tmp_path).sample(2)
+    assert len(source) == 6
+
+
+def test_dates_in_names_are_timesteps(tmp_path):
+    for i in range(10):
+        at = (500000 + 1000 * i, 5000000)
+        for k, day in enumerate(("20200601", "20200101", "20200301")):
+            write(tmp_path / "images" / f"site{i}_{day}.tif", np.full((3, 16, 16), 40 * k, "uint8"), origin=at)
+        write(tmp_path / "masks" / f"site{i}_mask.tif", np.eye(16).astype("uint8")[None], origin=at)
+    source, _, _ = started(tmp_path, "segment")
+    layer = source.sample(0).layers["rgb-aerial"]
+    assert layer.shape[1] == 3 and layer.times.tolist() == [[18262, 18322, 18414]]
+    assert [round(float(v) * 255) for v in layer.x[0, :, 0, 0, 0] * (1 if layer.x.max() <= 1 else 1 / 255)] == [
+        40, 80, 0,
+    ]  # fmt: skip
+
+
+def test_polygons_by_their_column(tmp_path):
+    import geopandas
+    from shapely.geometry import box
+
+    for i in range(10):
+        x, y = 500000 + 1000 * i, 5000000
+        write(tmp_path / "images" / f"{i}.tif", np.full((3, 16, 16), i, "uint8"), origin=(x, y))
+        shapes = [box(x, y - 40, x + 40, y), box(x + 80, y - 160, x + 160, y - 80)]
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        frame = geopandas.GeoDataFrame({"class": ["water", "field"]}, geometry=shapes, crs="EPSG:32631")
+        frame.to_file(tmp_path / "labels" / f"{i}.geojson")
+    source, _, _ = started(tmp_path, "segment")
+    assert source.labels["label"].classes == ("background", "field", "water")
+    value = source.sample(4).labels["label"].value[0]
+    assert int(value[0, 0]) == 2 and int(value[12, 12]) == 1 and int(value[0, 15]) == 0

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from swath.core.errors import UserError
 from swath.core.grid import Grid
+from swath.core.label_kinds import LabelKind
 from swath.core.sensor import Sensor
 
-LabelKind = Literal["class", "tags", "mask", "map", "scalar", "boxes", "image"]
 _LABEL_DIMS: dict[str, int] = {"class": 1, "tags": 2, "mask": 3, "map": 4, "scalar": 1, "image": 4}
 S = TypeVar("S", "Layer", "Label", "Where")
 

@@ -10,13 +10,16 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from swath.core.config import parse
-from swath.core.contracts import LabelSpec
 from swath.core.errors import UnknownName, UserError
+from swath.core.label_kinds import LabelKind
 from swath.core.sensor import Band, Kind, Sensor
 from swath.core.sensors import SENSORS
+
+if TYPE_CHECKING:
+    from swath.core.contracts import LabelSpec
 
 SKIP = "-"
 """The band name of a stored channel that nobody reads."""
@@ -106,8 +109,6 @@ class LabelCard:
     notes: str = ""
 
     def __post_init__(self) -> None:
-        from swath.core.batch import LabelKind
-
         if self.kind not in get_args(LabelKind):
             raise ValueError(f"a label is one of {', '.join(get_args(LabelKind))}, not '{self.kind}'")
         if self.values and self.classes and len(self.values) != len(self.classes):
@@ -120,6 +121,8 @@ class LabelCard:
         return {v: i for i, v in enumerate(values)}
 
     def spec(self) -> LabelSpec:
+        from swath.core.contracts import LabelSpec
+
         return LabelSpec(
             self.name,
             cast(Any, self.kind),

@@ -18,8 +18,10 @@ Row = Mapping[str, Any]
 VECTOR_FILES = (".geojson", ".gpkg", ".geoparquet", ".shp", ".fgb")
 _CLASS_COLUMNS = ("label", "class", "category", "class_name", "label_name", "name", "type", "crop", "target", "y")
 _TAG_COLUMNS = ("labels", "tags", "classes", "categories", "label")
-_NOT_LABELS = {"split", "subset", "partition", "fold", "date", "datetime", "time", "lon", "lat", "longitude",
-               "latitude", "x", "y", "id", "fid", "year", "month", "crs", "width", "height", "path", "filename"}  # fmt: skip
+_NOT_LABELS = {
+    "split", "subset", "partition", "fold", "date", "datetime", "time", "lon", "lat", "longitude", "latitude", "x", "y",
+    "id", "fid", "year", "month", "crs", "width", "height", "path", "filename",
+}  # fmt: skip
 _SEPARATORS = re.compile(r"[;|,]")
 MOST = 300
 

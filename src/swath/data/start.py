@@ -139,9 +139,7 @@ def _classes(root: Path, label: LabelCard, index: Index, notes: list[Note]) -> L
             remedy="choose --task regress, or correct the masks",
         )
     binary = set(counts) <= {0, 255} and 255 not in nodata
-    ignore = tuple(
-        float(v) for v in sorted(counts) if v < 0 or (v == 255 and not binary) or (v in nodata and v != 0)
-    )
+    ignore = tuple(float(v) for v in sorted(counts) if v < 0 or (v == 255 and not binary) or (v in nodata and v != 0))
     if binary and 255 in counts:
         notes.append(Note(f"label '{label.name}': 255 beside 0 alone is the second class", False))
     values = tuple(v for v in sorted(counts) if float(v) not in ignore)
