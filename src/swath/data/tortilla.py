@@ -29,6 +29,7 @@ MAX_FOOTER = 4 << 30
 MAX_ROWS = 20_000_000
 MAX_ARRAY = 1 << 30
 _OTHER = {"BYTES", "GEOPARQUET", "PARQUET", "CSV", "JSON", "GEOJSON", "TEXT", "SAFETENSOR", "SAFETENSORS"}
+_RASTERS = {"GTIFF", "TIFF", "TIF", "COG", "JP2", "JP2OPENJPEG", "PNG", "JPEG", "JPG", "WEBP", "VRT"}
 _PART = re.compile(r"\.\d+\.part\.(tortilla|taco)$")
 
 
@@ -156,6 +157,12 @@ def leaves(entry: Entry) -> Iterator[Entry]:
         yield from leaves(child)
 
 
+def split_of(entry: Entry, below: Sequence[Entry]) -> str:
+    """The split that a row names, else the one that all its leaves name."""
+    said = {x.split for x in below}
+    return entry.split or (said.pop() if len(said) == 1 else "")
+
+
 def is_tortilla(path: Path) -> bool:
     """Whether a file starts with the mark of one, whatever its name."""
     try:
@@ -163,6 +170,11 @@ def is_tortilla(path: Path) -> bool:
             return handle.read(2) in MAGIC
     except OSError:
         return False
+
+
+def holds_tortillas(folder: Path) -> bool:
+    """Whether a folder has tortillas and no card of its own."""
+    return folder.is_dir() and not (folder / "card.toml").is_file() and any(folder.glob("*.tortilla"))
 
 
 def parts(path: Path) -> list[Path]:
@@ -198,7 +210,7 @@ def arrays(entry: Entry) -> dict[str, Pixels]:
 
         try:
             with opened(gdal_path(entry)) as data:
-                size = data.count * data.height * data.width * np.dtype(data.dtypes[0]).itemsize
+                size = data.count * data.height * data.width * _itemsize(str(data.dtypes[0]))
                 if size > max(MAX_ARRAY, 4000 * entry.length):
                     raise ValueError(f"{entry.length} bytes announce an array of {size}")
                 return {"": read_open(data)}
@@ -211,6 +223,11 @@ def arrays(entry: Entry) -> dict[str, Pixels]:
         found, _ = hdf5(blob(entry), entry.where)
         return found
     return {}
+
+
+def _itemsize(dtype: str) -> int:
+    """Bytes of a pixel; GDAL's whole complex numbers have no NumPy type and are read as complex64."""
+    return 8 if dtype.startswith("complex_int") else np.dtype(dtype).itemsize
 
 
 def hdf5(data: bytes, where: str) -> tuple[dict[str, Pixels], dict[str, Any]]:
@@ -243,7 +260,12 @@ def sha256(pixels: Pixels) -> str:
 
 def describe(entry: Entry) -> dict[str, Any]:
     """A leaf for `swath data show`: ids, format, length; shape, dtype and sha256 of every array."""
-    found = arrays(entry)
+    try:
+        found = arrays(entry)
+    except UserError:
+        if not entry.raster or entry.format.upper() in _RASTERS:
+            raise
+        found = {}  # a format that is no raster to GDAL: its bytes are told
     facts: dict[str, Any] = {"path": list(entry.path), "format": entry.format, "length": entry.length}
     if len(found) == 1:
         name, pixels = next(iter(found.items()))
@@ -265,8 +287,10 @@ def show(files: Sequence[Path]) -> dict[str, Any]:
     samples: list[dict[str, Any]] = []
     for file in files:
         for entry in entries(file):
-            found = [describe(leaf) for leaf in leaves(entry)]
-            samples.append({"id": entry.id, "split": entry.split, "leaves": found, "metadata": plain(entry.meta)})
+            below = list(leaves(entry))
+            found = [describe(leaf) for leaf in below]
+            split = split_of(entry, below)
+            samples.append({"id": entry.id, "split": split, "leaves": found, "metadata": plain(entry.meta)})
     return {"files": [str(f) for f in files], "count": len(samples), "samples": samples}
 
 

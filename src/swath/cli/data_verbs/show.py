@@ -16,10 +16,11 @@ def command(
     from pathlib import Path
 
     from swath.cli.output import answer, answer_json
-    from swath.data.tortilla import is_tortilla, show
+    from swath.data.tortilla import holds_tortillas, is_tortilla, parts, show
 
-    if all(d.endswith((".tortilla", ".taco")) or is_tortilla(Path(d)) for d in data):
-        held = show([Path(d) for d in data])
+    paths = [Path(d) for d in data]
+    if all(p.suffix in (".tortilla", ".taco") or is_tortilla(p) or holds_tortillas(p) for p in paths):
+        held = show([f for p in paths for f in (parts(p) if p.is_dir() else [p])])
     else:
         from swath.data.summary import summary
 

@@ -34,7 +34,7 @@ from swath.data.labels import boxes_label
 from swath.data.names import day_of, days_of
 from swath.data.place import where
 from swath.data.raster import grid_of, opened, read_open
-from swath.data.tortilla import Entry, arrays, blob, entries, gdal_path, hdf5, leaves, parts
+from swath.data.tortilla import Entry, arrays, blob, entries, gdal_path, hdf5, leaves, parts, split_of
 
 _STEP = "{step}"
 
@@ -108,10 +108,15 @@ class TortillaSource:
     def splits(self) -> Mapping[str, Sequence[int]]:
         """Indices by the split each row names."""
         out: dict[str, list[int]] = {}
-        for i, row in enumerate(self.rows):
-            name = self.card.splits.names.get(row.split) or SPLIT_WORDS.get(row.split, row.split or "all")
+        for i, row in enumerate(self._split_rows()):
+            name = self.card.splits.names.get(row) or SPLIT_WORDS.get(row, row or "all")
             out.setdefault(name, []).append(i)
         return out
+
+    def _split_rows(self) -> list[str]:
+        if any(r.split for r in self.rows):
+            return [r.split for r in self.rows]
+        return [split_of(r, list(leaves(r))) for r in self.rows]
 
     def sample(self, index: int, bands: Mapping[str, Sequence[str]] | None = None) -> Batch:
         """One row's layers and labels."""
@@ -329,6 +334,8 @@ def _table_boxes(leaf: Entry, card: LabelCard) -> list[tuple[list[float], int]]:
         out: list[tuple[list[float], int]] = []
         for row in rows:
             name = row[card.column or "label"]
+            if name is None:  # an object that nobody could tell
+                name = next((c for c in card.classes if c.lower().startswith("unknown")), name)
             if name not in card.classes:
                 raise UserError(f"'{name}' is no class of '{card.name}'", where=leaf.where)
             corners = [float(row[k]) for k in ("xmin", "ymin", "xmax", "ymax")]
