@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.chips import write
 
 from swath.core import UserError, collate
-from swath.data.sources.torchgeo import TorchgeoConfig
+from swath.data.sources.torchgeo import Beside, TorchgeoConfig
 
 pytest.importorskip("torchgeo")
 CARD = """name = "levir"
@@ -53,7 +54,66 @@ def test_what_is_no_sample_data_set_is_refused(levir):
     root, _ = levir
     with pytest.raises(UserError, match="indexed by place"):
         TorchgeoConfig("NAIP", str(root), "eurosat").build()
+    with pytest.raises(UserError, match="TorchGeo cannot open NAIP"):
+        TorchgeoConfig("NAIP", str(root), "eurosat", window=8).build()
+    with pytest.raises(UserError, match="takes no window"):
+        TorchgeoConfig("LEVIRCD", str(root), "eurosat", window=8).build()
     with pytest.raises(UserError, match=r"unknown TorchGeo data set 'LEVIRCDD'"):
         TorchgeoConfig("LEVIRCDD", str(root), "eurosat").build()
     with pytest.raises(UserError, match="TorchGeo cannot open EuroSAT"):
         TorchgeoConfig("EuroSAT", str(root), "eurosat").build()
+
+
+GEO = """name = "naip"
+[[layer]]
+sensor = "naip"
+bands = ["red", "green", "blue", "nir"]
+scale = 1.0
+offset = 0.0
+[[label]]
+kind = "mask"
+classes = ["background", "corn", "soy"]
+"""
+
+
+@pytest.fixture
+def places(tmp_path):
+    """One NAIP tile and a crop map (CDL, whose classes TorchGeo numbers anew) on the same grid of 1 m."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(1, 255, (4, 40, 48)).astype("uint8"), rng.choice([0, 1, 5], (1, 40, 48)).astype("uint8")
+    names = {"naip": "m_3807511_ne_18_060_20190605.tif", "cdl": "2019_30m_cdls.tif"}
+    for folder, array in (("naip", x), ("cdl", y)):
+        write(tmp_path / folder / names[folder], array, gsd=1.0, crs="EPSG:32618")
+    (tmp_path / "card.toml").write_text(GEO)
+    return tmp_path, x, y
+
+
+def test_a_geographic_data_set_is_cut_into_windows_with_its_labels(places):
+    root, x, y = places
+    beside = Beside("CDL", str(root / "cdl"), {"years": [2019], "classes": [0, 1, 5]})
+    config = TorchgeoConfig("NAIP", str(root / "naip"), str(root / "card.toml"), window=16, beside=beside)
+    source = config.build()
+    assert len(source) == 3 * 3 and source.splits() == {"all": list(range(9))}, "the last row of windows is padded"
+    seen = set()
+    for i in range(9):
+        sample = source.sample(i)
+        grid = sample.where.grids[0]
+        column, row = (round(v) for v in (grid.affine[2] - 500000, 5000000 - grid.affine[5]))
+        layer = sample.layers["naip"]
+        assert layer.shape == (1, 1, 4, 16, 16) and grid.shape == (16, 16) and grid.crs == "EPSG:32618"
+        r, c = slice(max(row, 0), min(row + 16, 40)), slice(column, min(column + 16, 48))
+        inside = slice(max(-row, 0), 16 - max(row + 16 - 40, 0))
+        np.testing.assert_array_equal(layer.x[0, 0, :, inside, : c.stop - c.start], x[:, r, c])
+        stored = np.array([0, 1, 5])[sample.labels["label"].value[0].numpy()]
+        np.testing.assert_array_equal(stored[inside, : c.stop - c.start], y[0, r, c])
+        seen.add((row, column))
+    assert len(seen) == 9 and len({source.sample(i).where.key.item() for i in range(9)}) == 9
+
+
+def test_windows_say_when_and_overlap_as_told(places):
+    root, _, _ = places
+    (root / "bare.toml").write_text(GEO.split("[[label]]")[0])
+    source = TorchgeoConfig("NAIP", str(root / "naip"), str(root / "bare.toml"), window=16, stride=8).build()
+    assert len(source) > 9
+    day = source.sample(0).layers["naip"].times
+    assert day is not None and day.tolist() == [[18052]], "5 June 2019"

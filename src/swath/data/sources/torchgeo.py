@@ -1,12 +1,15 @@
-"""Any TorchGeo data set of samples through one adapter: a thin adapter; the card says what its channels are.
+"""Any TorchGeo data set through one adapter: a thin adapter; the card says what its channels are.
 
 A layer's `path` is the key of the sample (`image` by default), a label's likewise (`mask`, `label`, `bbox_xyxy`).
-Nothing is downloaded. Geographic data sets of TorchGeo (indexed by place) are not samples: use `rasters` for them.
+A data set of samples has them by split; one that is indexed by place is cut into a grid of windows, where wanted
+together with a second one that holds its labels. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,7 @@ import numpy as np
 from swath.core.batch import Batch, Label, Layer
 from swath.core.contracts import LabelSpec
 from swath.core.errors import UnknownName, UserError
+from swath.core.grid import Grid
 from swath.core.sensor import Sensor
 from swath.data.card import Card, LabelCard, find_card
 from swath.data.decode import Pixels, Storage, layer_of, map_label, mask_label
@@ -24,10 +28,25 @@ from swath.data.labels import boxes_label, label_of
 from swath.data.names import day_of
 from swath.data.place import where
 
+_EPOCH = dt.date(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A geographic data set of labels that is read at the same places."""
+
+    name: str
+    path: str
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
 
 @dataclass(frozen=True)
 class TorchgeoConfig:
-    """`name` is the class (`LEVIRCD`), `path` its root, `options` its other arguments, `split_names` its splits."""
+    """`name` is the class (`LEVIRCD`), `path` its root, `options` its other arguments, `split_names` its splits.
+
+    A geographic one (`Sentinel2`, `NAIP`) needs `window`, in pixels; `stride` is the window when 0; `beside` is the
+    data set of its labels (`{name: CDL, path: cdl}`).
+    """
 
     kind: ClassVar[str] = "torchgeo"
     name: str
@@ -35,34 +54,99 @@ class TorchgeoConfig:
     card: str
     split_names: tuple[str, ...] = ("train", "val", "test")
     options: dict[str, Any] = field(default_factory=dict[str, Any])
+    window: int = 0
+    stride: int = 0
+    beside: Beside | None = None
 
     def build(self) -> TorchgeoSource:
-        try:
-            import torchgeo.datasets as shelf
-        except ImportError as why:
-            raise UserError("TorchGeo is not installed", remedy="pip install swath[geo]") from why
-        made: Any = getattr(shelf, self.name, None)
-        if not isinstance(made, type):
-            raise UnknownName("TorchGeo data set", self.name, shelf.__all__)
-        if issubclass(made, shelf.GeoDataset):
-            raise UserError(
-                f"{self.name} is indexed by place, not by sample",
-                remedy="open its files with `kind: rasters`, which cuts windows",
-            )
-        if self.options.get("download"):
+        made = _class(self.name)
+        if self.options.get("download") or (self.beside and self.beside.options.get("download")):
             raise UserError("nothing is downloaded here", where=self.name, remedy="fetch the data first")
+        if _geographic(made):
+            return TorchgeoSource(self, find_card(self.card), {"all": self._windows(made)})
+        if self.window or self.beside:
+            raise UserError(f"{self.name} has samples, not places: it takes no window", where=self.path)
         parts: dict[str, Any] = {}
         for split in self.split_names or ("all",):
             extra = {} if split == "all" else {"split": split}
-            try:
-                parts[split] = made(root=self.path, **extra, **self.options)
-            except Exception as why:
-                raise UserError(
-                    f"TorchGeo cannot open {self.name}: {type(why).__name__} {str(why)[:200]}",
-                    where=self.path,
-                    remedy="check the folder, `options` and `split_names`",
-                ) from why
+            parts[split] = _open(made, self.path, {"root": self.path, **extra, **self.options})
         return TorchgeoSource(self, find_card(self.card), parts)
+
+    def _windows(self, made: type) -> Windows:
+        if self.window < 1:
+            raise UserError(
+                f"{self.name} is indexed by place, not by sample", where=self.path,
+                remedy="give the side of the windows in pixels, for example `window: 256`",
+            )  # fmt: skip
+        data = _open(made, self.path, {_root(made): self.path, **self.options})
+        if self.beside is not None:
+            other = _class(self.beside.name)
+            if not _geographic(other):
+                raise UserError(f"{self.beside.name} is not indexed by place", where=self.beside.path)
+            data = data & _open(other, self.beside.path, {_root(other): self.beside.path, **self.beside.options})
+        return Windows(data, self.window, self.stride or self.window, self.path)
+
+
+def _class(name: str) -> Any:
+    try:
+        import torchgeo.datasets as shelf
+    except ImportError as why:
+        raise UserError("TorchGeo is not installed", remedy="pip install swath[geo]") from why
+    made: Any = getattr(shelf, name, None)
+    if not isinstance(made, type):
+        raise UnknownName("TorchGeo data set", name, shelf.__all__)
+    return made
+
+
+def _geographic(made: type) -> bool:
+    import torchgeo.datasets as shelf
+
+    return issubclass(made, shelf.GeoDataset)
+
+
+def _root(made: type) -> str:
+    """What the class calls its folder."""
+    names = inspect.signature(made).parameters
+    return "paths" if "paths" in names else "root"
+
+
+def _open(made: Any, path: str, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return made(**arguments)
+    except Exception as why:
+        raise UserError(
+            f"TorchGeo cannot open {made.__name__}: {type(why).__name__} {str(why)[:200]}", where=path,
+            remedy="check the folder, `options` and `split_names`",
+        ) from why  # fmt: skip
+
+
+class Windows:
+    """A geographic data set cut into a grid: item i is what TorchGeo gives for the i-th window."""
+
+    def __init__(self, data: Any, side: int, stride: int, path: str) -> None:
+        from torchgeo.samplers import GridGeoSampler
+
+        self.data = data
+        self.queries = [q for q in GridGeoSampler(data, size=side, stride=stride)]
+        if not self.queries:
+            raise UserError(f"no place is as large as a window of {side} pixels", where=path)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        query = self.queries[index]
+        held: dict[str, Any] = self.data[query]
+        x, y, when = query
+        shape = tuple(int(n) for n in np.asarray(held.get("image", held.get("mask"))).shape[-2:])
+        across, down = (float(v.stop - v.start) for v in (x, y))
+        affine = (across / shape[1], 0.0, float(x.start), 0.0, -down / shape[0], float(y.stop))
+        code = self.data.crs.to_epsg()
+        crs = f"EPSG:{code}" if code else self.data.crs.to_wkt()
+        held["swath grid"] = Grid(crs, affine, (shape[0], shape[1]))
+        if (when.stop - when.start).days <= 31:  # longer ones say that no file is dated
+            held["swath day"] = (when.start.date() - _EPOCH).days
+        return held
 
 
 class TorchgeoSource:
@@ -117,12 +201,15 @@ class TorchgeoSource:
                 raise UserError(f"it has {stack.shape[1]} channels and the card names {card.channels}", where=place)
             part = stack[:, flat].reshape(-1, len(storage.index), *stack.shape[2:])
             times = [day_of(d, self.card.place) for d in card.dates] or None
+            if times is None and "swath day" in held and len(part) == 1:
+                times = [int(held["swath day"])]
             layers[card.id] = layer_of(part, storage, storage.nodata(None), times)
         if not layers:
             raise UserError("the sample has none of the wanted layers", where=place)
         size = next(iter(layers.values())).shape[3:]
         labels = {x.name: _label(held, x, place, (size[0], size[1])) for x in self.card.labels}
-        return Batch(layers, where(f"{split}/{row:07d}", None), labels)
+        grid = held.get("swath grid")
+        return Batch(layers, where(f"{split}/{row:07d}", grid if isinstance(grid, Grid) else None), labels)
 
 
 def _of(held: Mapping[str, Any], key: str, place: str) -> Any:
