@@ -39,7 +39,7 @@ class Target:
         self, k: int, form: Form, places: Sequence[tuple[Slot, Any, int]], pieces: Sequence[Any], codec: str
     ) -> None:
         """Decode the chunks of sample `k`, which is stored in this form."""
-        stored = {x.id: x for x in form.layers}
+        stored = {x.id: x for x in form.layers if x.id in self.layers}
         for (slot, _, at), piece in zip(places, pieces, strict=True):
             if slot.what == "band":
                 self._band(stored[slot.of], self.layers[slot.of][1][k, :, at], slot, piece, codec)

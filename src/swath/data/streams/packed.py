@@ -54,8 +54,13 @@ class _Plan(NamedTuple):
     """What to read of a form: the wanted chunks, and for each the array it goes to and where in it."""
 
     wanted: list[int]
+    rows: Pixels
     arrays: tuple[tuple[tuple[str, str], tuple[int, ...], str], ...]
     places: tuple[tuple[Slot, tuple[str, str], int], ...]
+
+
+def _shard(number: int) -> str:
+    return f"shard-{number:05d}.bin"
 
 
 class PackedSource:
@@ -130,12 +135,13 @@ class PackedSource:
         """The stored arrays of a sample, decompressed and verified, not yet in physical units."""
         samples, chunks = self.index
         row = samples[index]
-        number, first = int(row["form"]), int(row["first"])
+        _, _, _, first, count, shard, number, _ = row.item()
         form = read_form(self._forms[number])
         plan = self._plan(number, form, bands)
-        table = chunks[first : first + int(row["chunks"])][plan.wanted].tolist()
-        pieces = self._files.read(f"shard-{int(row['shard']):05d}.bin", [(a, n) for a, n, _ in table])
-        faults = self._faults(first, plan.wanted, table, pieces)
+        every = chunks[first : first + count].tolist()
+        table = [every[i] for i in plan.wanted]
+        pieces = self._files.read(_shard(shard), [(a, n) for a, n, _ in table])
+        faults = self._faults(first, plan.rows, table, pieces)
         lost: set[str] = set()
         head = self._head(index, row, table[0], pieces[0], faults.get(0, ""))
         if head is None:
@@ -173,16 +179,17 @@ class PackedSource:
                 elif slot.of not in self._sensor or slot.of in chosen:
                     arrays[slot.of, slot.what] = (slot.shape, slot.dtype)
                     places.append((i, slot, (slot.of, slot.what), -1))
+            wanted = [0, *(p[0] for p in places)]
             self._plans[number, asked] = _Plan(
-                [0, *(p[0] for p in places)], tuple((k, *v) for k, v in arrays.items()), tuple(p[1:] for p in places)
+                wanted, np.array(wanted), tuple((k, *v) for k, v in arrays.items()), tuple(p[1:] for p in places)
             )
         return self._plans[number, asked]
 
-    def _faults(self, first: int, wanted: list[int], table: list[Any], pieces: list[Any]) -> dict[int, str]:
+    def _faults(self, first: int, wanted: Pixels, table: list[Any], pieces: list[Any]) -> dict[int, str]:
         """What is wrong with the bytes, by position. A chunk's checksum is taken when this process first reads it."""
         if self._seen is None or self._process != os.getpid():
             self._seen, self._process = np.zeros(len(self.index[1]), bool), os.getpid()
-        rows = first + np.asarray(wanted)
+        rows = wanted + first
         fresh = self.verify == "always" or (self.verify == "once" and not self._seen[rows].all())
         faults: dict[int, str] = {}
         for i, (piece, (_, length, code)) in enumerate(zip(pieces, table, strict=True)):
@@ -242,12 +249,12 @@ class PackedSource:
         chosen = {x.id: self._chosen(x.id, bands) for x in form.layers if bands is None or x.id in bands}
         target = Target(form, {k: len(v.bands) for k, v in chosen.items()}, len(rows), take)
         heads: list[dict[str, Any]] = []
-        for k, row in enumerate(rows):
-            number, first = int(row["form"]), int(row["first"])
+        for k, (_, _, _, first, count, shard, number, _) in enumerate(rows.tolist()):
             plan = plans[number]
-            table = chunks[first : first + int(row["chunks"])][plan.wanted].tolist()
-            pieces = self._files.read(f"shard-{int(row['shard']):05d}.bin", [(a, n) for a, n, _ in table])
-            if self._faults(first, plan.wanted, table, pieces):
+            every = chunks[first : first + count].tolist()
+            table = [every[i] for i in plan.wanted]
+            pieces = self._files.read(_shard(shard), [(a, n) for a, n, _ in table])
+            if self._faults(first, plan.rows, table, pieces):
                 return None
             try:
                 heads.append(json.loads(bytes(pieces[0])))
