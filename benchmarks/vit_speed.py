@@ -50,7 +50,10 @@ def main():
         for name in options.dtypes.split(","):
             dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
             a, b, y = ours.to(dtype), theirs.to(dtype), x.to(dtype)
-            runs = {"swath": lambda a=a, y=y: a.norm(a.tokens(y)[-1]), "timm": lambda b=b, y=y: b.forward_features(y)}
+            runs = {
+                "swath": lambda a=a, y=y: a.norm(a.tokens(y, (11,))[0]),
+                "timm": lambda b=b, y=y: b.forward_features(y),
+            }
             for run in runs.values():
                 run()
             times = {k: [] for k in runs}

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2010.11929, https://arxiv.org/abs/2111.06377. Several fami
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from swath.models.encoder import EncoderModule, check_size, per_timestep, plain_
 from swath.models.inputs import View, single
 from swath.models.layers import PatchEmbed, gather_tokens, keep_by_noise, patchify, restore_tokens
 from swath.models.layers.masked import masked_mse
-from swath.models.layers.vit import at, blocks, fixed_table, run, run_all, table_for, with_class
+from swath.models.layers.vit import blocks, fixed_table, run_all, run_to, table_for, with_class
 
 
 @dataclass(frozen=True)
@@ -85,20 +85,19 @@ class PlainViT(EncoderModule):
         """Rows and columns of tokens."""
         return x.shape[2] // self.shape.patch, x.shape[3] // self.shape.patch
 
-    def tokens(self, x: Tensor) -> list[Tensor]:
-        """Every block's output before the norm, class token first."""
+    def tokens(self, x: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
+        """Outputs of every block (or of these) before the norm, class token first."""
         table = table_for(self.pos_embed, self.grid(x), offset=self.shape.offset)
         y = self.patch_embed(x) + table[:, 1:]
-        return run(self.blocks, with_class(self.cls_token + table[:, :1], y))
+        return run_to(self.blocks, with_class(self.cls_token + table[:, :1], y), levels or range(len(self.blocks)))
 
     def features(self, views: Mapping[str, View], where: Where) -> Features:
         p = self.shape.patch
 
         def image(x: Tensor, rows: Tensor) -> Features:
             check_size(x.shape[2], x.shape[3], p, self.spec.name)
-            every = self.tokens(x)
-            levels = at(every, taps(self.shape.depth), self.norm(every[-1]))
-            return plain_features(levels, self.grid(x), float(p))
+            some = self.tokens(x, taps(self.shape.depth))
+            return plain_features([*some[:-1], self.norm(some[-1])], self.grid(x), float(p))
 
         return per_timestep(single(views, self.spec.name), image)
 

@@ -40,6 +40,7 @@ from swath.core import (
 )
 from swath.models.encoder import EncoderModule, pick
 from swath.models.inputs import View
+from swath.models.layers.transformer import added, gelu
 from swath.models.loading import Layout
 
 Size = Literal["nano", "tiny", "small", "base", "large"]
@@ -290,7 +291,7 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self._kept(self.proj(seen.transpose(1, 2).reshape(b, n, d)))
-        return x + self._kept(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+        return added(x, self._kept(self.fc2(gelu(self.fc1(self.norm2(x))))))
 
 
 class PlainViT(EncoderModule):

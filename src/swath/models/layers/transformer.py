@@ -27,6 +27,16 @@ class Attention(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(b, n, d))
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Exact GELU, into `x` when no gradient is asked for: a fresh buffer of an MLP's size costs page faults."""
+    return torch.nn.functional.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+
+
+def added(x: Tensor, part: Tensor) -> Tensor:
+    """`x + part`, into `x` when no gradient is asked for; `x` must be the caller's own."""
+    return x + part if torch.is_grad_enabled() else x.add_(part)
+
+
 class Mlp(nn.Module):
     """Two linear maps with exact GELU between."""
 
@@ -37,7 +47,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, out or dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        x = self.fc1(x)
+        return self.fc2(gelu(x) if type(self.act) is nn.GELU and self.act.approximate == "none" else self.act(x))
 
 
 class LayerScale(nn.Module):
@@ -77,4 +88,4 @@ class Block(nn.Module):
         a = self.attn(self.norm1(x), bias)
         x = x + (self.ls1(a) if self.scaled else a)
         m = self.mlp(self.norm2(x))
-        return x + (self.ls2(m) if self.scaled else m)
+        return added(x, self.ls2(m) if self.scaled else m)

@@ -31,6 +31,16 @@ def run(layers: nn.ModuleList, x: Tensor, bias: Tensor | None = None) -> list[Te
     return out
 
 
+def run_to(layers: nn.ModuleList, x: Tensor, levels: Sequence[int]) -> list[Tensor]:
+    """The outputs of these blocks; the others are let go as soon as they are used."""
+    out: list[Tensor] = []
+    for i, layer in enumerate(layers):
+        x = layer(x)
+        if i in levels:
+            out.append(x)
+    return out
+
+
 def run_all(layers: nn.ModuleList, x: Tensor) -> Tensor:
     """The output of the last block."""
     for layer in layers:
