@@ -4,14 +4,18 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from tests.data.chips import write
 
 from swath.core import UnknownName, UserError
 from swath.data.card import Card, read_card
 from swath.data.cards import CARDS
 from swath.data.catalogue import TASKS, Wish, find, row, verify
+from swath.data.open import open_source
 from swath.data.sources import SOURCES
 
 GEOBENCH2 = {
@@ -159,3 +163,35 @@ def test_any_toml_is_a_card_or_a_named_error(top, layers, labels):
         assert isinstance(read_card(text, "here.toml", "x"), Card)
     except UserError as error:
         assert "here.toml" in error.where
+
+
+FOLDERS = {
+    "levir-cd": (["train/A/7.png", "train/B/7.png"], "train/label/7.png", 255, "train", 2),
+    "xview2": (
+        ["tier3/images/woolsey-fire_00000001_pre_disaster.png", "tier3/images/woolsey-fire_00000001_post_disaster.png"],
+        "tier3/targets/woolsey-fire_00000001_post_disaster_target.png", 4, "train", 2,
+    ),
+    "loveda": (["Val/Rural/images_png/2522.png"], "Val/Rural/masks_png/2522.png", 3, "val", 1),
+    "openearthmap": (["aachen/images/aachen_1.tif"], "aachen/labels/aachen_1.tif", 8, "val", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_card_reads_the_folder_as_published(tmp_path, name):
+    images, label, value, split, steps = FOLDERS[name]
+    rng = np.random.default_rng(0)
+    for path in [*images, label]:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        array = np.full((8, 8), value, "uint8") if path == label else rng.integers(0, 255, (3, 8, 8)).astype("uint8")
+        if file.suffix == ".png":
+            Image.fromarray(array if array.ndim == 2 else array.transpose(1, 2, 0)).save(file)
+        else:
+            write(file, array if array.ndim == 3 else array[None])
+    (tmp_path / "val.txt").write_text("aachen_1.tif\n")
+    source = open_source({"kind": "folder", "path": str(tmp_path), "card": name})
+    assert len(source) == 1 and dict(source.splits()) == {split: [0]}
+    sample = source.sample(0)
+    assert sample.layers["rgb-aerial"].shape == (1, steps, 3, 8, 8)
+    card = CARDS.get(name).labels[0]
+    assert sample.labels["label"].value.unique().tolist() == [card.legend[value]]

@@ -75,7 +75,7 @@ def _descriptions(named: Pairs, expect: Expect, total: int) -> Iterator[Finding]
 def _permuted(pairs: Pairs, expect: Expect) -> Iterator[Finding]:
     from scipy.optimize import linear_sum_assignment
 
-    if len(pairs) < 5 or expect.channels < 2:
+    if len(pairs) < 3 or expect.channels < 2:
         return
     medians = np.array([f.column("p50") for _, f in pairs], dtype=np.float64)
     shift = 0.0 if np.nanmin(medians) > 0 else float(1.0 - np.nanmin(medians))

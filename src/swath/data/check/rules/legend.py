@@ -20,7 +20,7 @@ def _run(survey: Survey) -> Iterator[Finding]:
                 yield from _outside(f, known, survey.legend_from or "the class names in the file", "error")
         elif files:
             yield from _rare(survey, group, [f for _, f in files])
-        if len(files) > 2 and len(files) >= 0.8 * len(pairs):
+        if len(files) > 2 and len(files) >= 0.7 * len(pairs):
             yield from _fractions([f for _, f in pairs if f.continuous])
 
 
