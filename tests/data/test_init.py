@@ -284,3 +284,25 @@ def test_polygons_by_their_column(tmp_path):
     assert source.labels["label"].classes == ("background", "field", "water")
     value = source.sample(4).labels["label"].value[0]
     assert int(value[0, 0]) == 2 and int(value[12, 12]) == 1 and int(value[0, 15]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["segment", "classify", "change", "scalar"])
+def test_the_run_file_trains_unchanged(tmp_path, task):
+    root = tmp_path / "d"
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        at, x = (500000 + 1000 * i, 5000000), rng.integers(0, 200, (3, 32, 32)).astype("uint8")
+        names = {"change": ("A/{}.tif", "B/{}.tif"), "classify": (("water/{}.tif", "field/{}.tif")[i % 2],)}
+        for name in names.get(task, ("images/{}.tif",)):
+            write(root / name.format(i), x, origin=at)
+        if task in ("segment", "change"):
+            label = (x[:1] > 100).astype("uint8")
+            write(root / ("masks" if task == "segment" else "label") / f"{i}.tif", label, origin=at)
+    if task == "scalar":
+        (root / "y.csv").write_text("\n".join(["key,value", *[f"{i},{i / 3}" for i in range(12)]]))
+    done = start(root, task, Hints())
+    command = [sys.executable, "-m", "swath.cli", "tune", str(done.run), "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "runs" / "d").is_dir()

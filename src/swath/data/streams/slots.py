@@ -28,22 +28,26 @@ MEBI = 1 << 20
 
 
 def map_new(size: int) -> tuple[int, mmap.mmap]:
-    """Fresh shared memory: a file without a name and its mapping; on the disk where the shared memory is too small."""
-    folders = [f for f in ("/dev/shm", tempfile.gettempdir()) if os.path.isdir(f)]
-    why: OSError | None = None
-    for folder in folders:
-        handle, path = tempfile.mkstemp(prefix="swath-slot-", dir=folder)
-        os.unlink(path)  # it lives as long as somebody maps it, and cannot be left behind
-        try:
-            if hasattr(os, "posix_fallocate"):  # reserve: a write to a full tmpfs would else end the process
-                os.posix_fallocate(handle, 0, size)
-            else:
-                os.truncate(handle, size)
-            return handle, mmap.mmap(handle, size)
-        except OSError as error:
-            os.close(handle)
-            why = error
-    raise SwathError(f"there is no room for a batch of {size} bytes: {why}", where=", ".join(folders))
+    """Fresh shared memory: the handle of a file without a name, and its mapping."""
+    handle = _nameless()
+    try:
+        if hasattr(os, "posix_fallocate"):  # reserve: a write where no memory is left would else end the process
+            os.posix_fallocate(handle, 0, size)
+        else:
+            os.truncate(handle, size)
+        return handle, mmap.mmap(handle, size)
+    except OSError as why:
+        os.close(handle)
+        raise SwathError(f"there is no memory for a batch of {size} bytes: {why.strerror}") from why
+
+
+def _nameless() -> int:
+    """Linux gives memory that no mount limits (a container's /dev/shm is 64 MB); elsewhere an unlinked file."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("swath-slot")
+    handle, path = tempfile.mkstemp(prefix="swath-slot-")
+    os.unlink(path)
+    return handle
 
 
 def map_known(handle: int) -> mmap.mmap:
