@@ -25,6 +25,8 @@ def describe(name: str, member: str) -> tuple[dict[str, Any], dict[str, Rows]]:
         "notes": " ".join((inspect.getdoc(found) or "").split()),
         "where": getattr(found, "__module__", ""),
     }
+    if sizes := getattr(found, "sizes", None):
+        facts["sizes"] = list(sizes)
     rows = [setting(f) for f in dataclasses.fields(found)] if dataclasses.is_dataclass(found) else []
     return facts, {"settings": rows} if rows else {}
 
