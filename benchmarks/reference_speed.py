@@ -1,6 +1,6 @@
 """Forward of Prithvi-EO-2.0-300M and TerraMind-B beside the package they were published with, on the same input.
 
-    python benchmarks/reference_speed.py --env PATH_OF_A_TERRATORCH_ENVIRONMENT [--rounds 5] [--models prithvi,terramind]
+    python benchmarks/reference_speed.py --env TERRATORCH_ENVIRONMENT [--rounds 5] [--models prithvi,terramind]
 
 The reference runs in its own interpreter and waits its turn: rounds alternate, one side at a time, one thread each.
 Weights are random (no hub is asked); the whole encoder runs, S2 L2A at 224 px.
