@@ -2,6 +2,7 @@
 code, gives their loss to 1e-4. What each objective does with pixels and masks is then what the reference does."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ import torch
 from swath.core import SENSORS
 from swath.models.loading import open_state
 from swath.models.zoo import run_oracle
-from swath.objectives.losses.pixels import cosine_distance, masked_pixels
+from swath.objectives.decur import correlation, redundancy
+from swath.objectives.losses.pixels import cosine_distance, masked_pixels, weigh
 from swath.objectives.mpmae import Whole, aggregate, image_loss, pixel_loss
-from swath.objectives.targets.pixels import Patches, cut
+from swath.objectives.targets.pixels import Patches, cut, standardise
 
 RTOL = 1e-4
 
@@ -22,7 +24,7 @@ def oracle(shared, request):
     place = shared / "oracles" / request.param
     theirs, ours = open_state(place / "outputs.safetensors"), run_oracle(place)[0]
     for name in theirs:
-        if name.startswith(("pred", "mae.pred", "simmim.rec")):
+        if name.startswith(("pred", "mae.pred", "mae_indep.pred", "mae_spatial.pred", "mae.pixels", "simmim.rec")):
             torch.testing.assert_close(ours[name], theirs[name], rtol=RTOL, atol=3e-5)
     return open_state(place / "inputs.safetensors"), theirs, ours
 
@@ -60,6 +62,54 @@ def test_mae_on_series(oracle):
     close(masked_pixels(pred, part, hidden).mean, theirs["mae.loss"])
     if "mae.loss_norm_pix" in theirs:
         close(masked_pixels(pred, part, hidden, norm_pix=True).mean, theirs["mae.loss_norm_pix"])
+
+
+@pytest.mark.parametrize("oracle", ["satmae_temporal"], indirect=True)
+def test_mae_on_dates(oracle):
+    """One image a date in one sequence; their predictions are (pixel, band)."""
+    given, theirs, ours = oracle
+    pred, hidden = ours["mae.pred"].unflatten(2, (64, 3)).transpose(2, 3), theirs["mae.mask"].bool()
+    part = parts(given["x"], 8)
+    close(masked_pixels(pred, part, hidden).mean, theirs["mae.loss"])
+    close(masked_pixels(pred, part, hidden, norm_pix=True).mean, theirs["mae.loss_norm_pix"])
+
+
+@pytest.mark.parametrize("kind", ["indep", "spatial"])
+@pytest.mark.parametrize("oracle", ["satmae_group"], indirect=True)
+def test_mae_on_groups_of_bands(oracle, kind):
+    """Their groups are tokens of their own, standardised together; predictions are compared in the order they stand."""
+    given, theirs, ours = oracle
+    whole, pred = parts(given["x"], 8), ours[f"mae_{kind}.pred"].transpose(1, 2)
+    for name, value in (("loss", whole.value), ("loss_norm_pix", standardise(whole))):
+        each = {
+            str(g): masked_pixels(
+                pred[:, :, g], replace(whole, value=value[:, :, g]), theirs[f"mae_{kind}.mask"][:, i].bool()
+            )
+            for i, g in enumerate(([0, 1, 2, 6], [3, 4, 5, 7], [8, 9]))
+        }
+        close(weigh(each)[0], theirs[f"mae_{kind}.{name}"])
+
+
+@pytest.mark.parametrize("oracle", ["clay_v15"], indirect=True)
+def test_mae_by_absolute_errors(oracle):
+    given, theirs, ours = oracle
+    part = parts(given["sentinel-2-l2a.pixels"], 8)
+    pred, hidden = ours["mae.pixels"].unflatten(2, (10, 64)), theirs["mae.masked_matrix"].bool()
+    close(masked_pixels(pred, part, hidden, kind="l1").mean, theirs["mae.recon_loss_l1"])
+    close(masked_pixels(pred, part, hidden, kind="l1", norm_pix=True).mean, theirs["mae.recon_loss_l1_normpix"])
+
+
+def test_decur(shared):
+    """Trap 7: they divide correlations by four processes' batches, whatever the number; ours by what is there."""
+    place = shared / "oracles" / "decur_rn50"
+    given, theirs = open_state(place / "inputs.safetensors"), open_state(place / "outputs.safetensors")
+    facts = json.loads((place / "meta.json").read_text())["loss_args"]
+    k, lam, z = facts["dim_common"], facts["lambd"], [given[f"z{i}"] for i in range(1, 5)]
+    cross, one, two = (correlation(z[a], z[b]) / 4 for a, b in ((0, 1), (0, 2), (1, 3)))
+    close(redundancy(cross[:k, :k], 1.0, lam), theirs["decur_loss.cross.0"])
+    close(redundancy(cross[k:, k:], 0.0, lam), theirs["decur_loss.cross.3"])
+    close(redundancy(one, 1.0, lam), theirs["decur_loss.single1.0"])
+    close(redundancy(two, 1.0, lam), theirs["decur_loss.single2.0"])
 
 
 @pytest.mark.parametrize("oracle", ["gfm_swinb"], indirect=True)

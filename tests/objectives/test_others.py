@@ -1,12 +1,14 @@
 """The other objectives against direct transcriptions of their definitions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from cases import make
 from tiny_tokens import S1, S2, Tiny, make_batch
 
-from swath.core import UserError, generator, per_sample
+from swath.core import Layer, UserError, generator, per_sample
 from swath.objectives import Kit
 from swath.objectives.decur import DeCUR, correlation, redundancy
 from swath.objectives.distill import Distill
@@ -134,8 +136,6 @@ def test_data2vec_target_and_loss():
 
 
 def test_dino_loss_and_centre():
-    from dataclasses import replace
-
     module, _ = make("dino", local=0)
     batch = make_batch(4, sensors=(S2,))
     module.centre += torch.randn(24, generator=generator(1)) * 0.1
@@ -252,8 +252,6 @@ def test_croma_parts():
         rows = []
         for b in range(5):
             keep = here[b].nonzero()[:, 0][None]
-            from dataclasses import replace
-
             one = replace(tokens, x=tokens.x[b : b + 1], valid=tokens.valid[b : b + 1])
             rows.append(module.encoder.encode(one, keep).mean(1))
         z.append(F.normalize(module.projectors[s](torch.cat(rows)), dim=1))
@@ -261,6 +259,21 @@ def test_croma_parts():
     want = (F.cross_entropy(logits, torch.arange(5)) + F.cross_entropy(logits.T, torch.arange(5))) / 2
     torch.testing.assert_close(step.terms["contrast"], want, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(step.loss, step.terms["contrast"] + step.terms["pixels"])
+
+
+def test_croma_without_a_partner():
+    """A sample that lacks a sensor is no pair: the contrast is that of the others alone."""
+    module, _ = make("croma")
+    batch = make_batch(5)
+    radar = batch.layers[S1.id]
+    valid = radar.valid.clone()
+    valid[2] = False
+    holed = replace(batch, layers={**batch.layers, S1.id: Layer.of(S1, radar.x, valid, radar.times)})
+    rest = torch.tensor([0, 1, 3, 4])
+    found, wanted = module(holed, generator(3)), module(batch[rest], generator(3))
+    torch.testing.assert_close(found.terms["contrast"], wanted.terms["contrast"])
+    found.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
 
 
 def test_multimae_adds_sensors_and_keeps_decoders_apart():

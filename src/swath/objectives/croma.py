@@ -3,6 +3,8 @@
 Each sensor is masked on its own. L = symmetric InfoNCE(MLP(LN(mean tokens_1)), MLP(LN(mean tokens_2)), learned scale)
 + masked reconstruction of both from their joint encoding. https://arxiv.org/abs/2311.00566
 (The public code's gathered negatives carry no gradient; here they do. 2D ALiBi: `alibi`, here and of `swath-vit`.)
+Two sensors of a sample have its coordinates in common: an encoder that reads them would tell samples apart without
+looking, so these are unknown to it while it learns.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ from swath.objectives.masks import MASKS, TARGET, Mask, Plan, draw
 from swath.objectives.masks.random import Random
 from swath.objectives.predictors import Decoder, PixelHeads, mlp
 from swath.objectives.targets.pixels import Patches, patches, pictures_of
+from swath.objectives.views.views import only, placeless
 
 
 @dataclass(frozen=True)
 class Croma:
-    """`sensors` names two where the data have more. `alibi`: 2-D ALiBi in the decoder; the encoder has its own."""
+    """`sensors` names two where the data have more. `alibi`: 2-D ALiBi in the decoder; the encoder has its own.
+
+    `hide_place`: coordinates are unknown to the encoder."""
 
     kind: ClassVar[str] = "croma"
     sensors: tuple[str, ...] = ()
@@ -39,6 +44,7 @@ class Croma:
     dim: int = 256
     norm_pix: bool = True
     alibi: bool = False
+    hide_place: bool = True
 
     def build(self, kit: Kit) -> CrossSensor:
         return CrossSensor(self, kit)
@@ -74,13 +80,21 @@ class CrossSensor(ObjectiveModule):
         seen = (mine.keep < mine.state.shape[1]).to(kept.dtype)[..., None]
         return self.projectors[i]((kept * seen).sum(1) / seen.sum(1).clamp_min(1))
 
+    def seen(self, batch: Batch) -> Batch:
+        """The two sensors, without their coordinates."""
+        batch = only(batch, self.sensors)
+        return replace(batch, where=placeless(batch.where)) if self.config.hide_place else batch
+
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:
+        batch = self.seen(batch)
         tokens = tokenize(self.encoder, batch)
         plan = self.plan(tokens, batch, generator)
         a, b = (self.alone(tokens, plan, i) for i in range(2))
-        (every_a, start), (every_b, _) = gather(a), gather(b)
+        # A sample that lacks one of the two sensors has no pair: it is nobody's partner and is not asked.
+        there = torch.stack([(plan.visible & (tokens.place[:, 0] == i)).any(1) for i in range(2)]).all(0)
+        (every_a, start), (every_b, _), (paired, _) = gather(a), gather(b), gather(there.to(a))
         tau = torch.exp(-self.scale.clamp(max=math.log(100.0)))
-        contrast = (info_nce(a, every_b, tau, start) + info_nce(b, every_a, tau, start)) / 2
+        contrast = (info_nce(a, every_b, tau, start, paired > 0) + info_nce(b, every_a, tau, start, paired > 0)) / 2
         pixels = [
             weigh({n: masked_pixels(pred, p, plan.target[:, p.index], norm_pix=self.config.norm_pix)})[0]
             for n, (p, pred) in self.predict(batch, tokens, plan).items()
@@ -95,6 +109,7 @@ class CrossSensor(ObjectiveModule):
 
     @torch.no_grad()
     def pictures(self, batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
+        batch = self.seen(batch)
         tokens = tokenize(self.encoder, batch)
         plan = self.plan(tokens, batch, generator)
         return pictures_of(self.predict(batch, tokens, plan), plan.visible, tokens, self.config.norm_pix)

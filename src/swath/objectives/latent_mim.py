@@ -13,7 +13,7 @@ a moving average of the encoder read at a depth of its own for each sensor (Gali
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -28,13 +28,15 @@ from swath.objectives.masks.cross import Cross
 from swath.objectives.predictors import Decoder, mlp
 from swath.objectives.targets.pixels import patches
 from swath.objectives.targets.projection import project
+from swath.objectives.views.views import placeless
 
 
 @dataclass(frozen=True)
 class LatentMIM:
     """`depths`: sensor -> exit depth as a share of the encoder's blocks, for `target: average` (1 where not named).
     `masks` are drawn one a view: two of a kind for OlmoEarth, one structured and one random for Galileo, which then
-    takes `local` targets (the projection) for the second view and a predictor for each (`predictors: 2`)."""
+    takes `local` targets (the projection) for the second view and a predictor for each (`predictors: 2`).
+    `hide_place`: the contrast compares views of one place, so coordinates are unknown to the encoder beside it."""
 
     kind: ClassVar[str] = "latent-mim"
     masks: tuple[Annotated[Mask, MASKS], ...] = field(default_factory=lambda: (Cross(), Cross()))
@@ -48,6 +50,7 @@ class LatentMIM:
     dim: int = 192
     tau: float = 0.1
     contrast: float = 0.1
+    hide_place: bool = True
     ema: tuple[float, float] = (0.996, 1.0)
 
     def __post_init__(self) -> None:
@@ -122,6 +125,8 @@ class Latent(ObjectiveModule):
         return total / sensors.clamp_min(1), pooled
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:
+        if self.config.contrast and self.config.hide_place:
+            batch = replace(batch, where=placeless(batch.where))
         tokens = tokenize(self.encoder, batch)
         losses, pooled = list[Tensor](), list[Tensor]()
         for i, mask in enumerate(self.config.masks):

@@ -13,7 +13,8 @@ from swath.train.config import LoopConfig
 
 @torch.no_grad()
 def explain(module: nn.Module, done: list[tuple[Batch, Step]], config: LoopConfig, at: tuple[int, int]) -> list[str]:
-    """One line a suspicious sample: those whose own loss is not finite, else all of the micro-batches concerned."""
+    """One line a suspicious sample: those that hold a value that is not finite, else those whose own loss is not, else
+    all of the micro-batches concerned."""
     step, epoch = at
     bad = [(b, s) for b, s in done if not torch.isfinite(s.loss)] or done
     rows: list[str] = []
@@ -21,16 +22,23 @@ def explain(module: nn.Module, done: list[tuple[Batch, Step]], config: LoopConfi
         wrong = [k for k, v in out.terms.items() if not bool(torch.isfinite(v).all())]
         if wrong:
             rows.append(f"terms not finite: {', '.join(wrong)}")
-        alone = list[int]()
+        alone = [i for i in range(len(batch)) if _unsound(batch[i])]
         # On several ranks a forward of one rank alone would wait for the others for ever.
         lone = not torch.distributed.is_initialized() and not getattr(module, "batch_coupled", False)
-        if lone and not torch.isfinite(out.loss):
+        if lone and not alone and not torch.isfinite(out.loss):
             for i in range(len(batch)):
                 one = module(batch[i], generator(config.seed, epoch, "step", step))
                 if not torch.isfinite(one.loss):
                     alone.append(i)
         rows += [describe(batch[i]) for i in (alone or range(len(batch)))][:8]
     return rows
+
+
+def _unsound(sample: Batch) -> bool:
+    """Whether a valid pixel or a label of a sample is no number."""
+    pixels = (layer.x[layer.valid.expand_as(layer.x)] for layer in sample.layers.values())
+    told = (v.value[v.valid.expand_as(v.value)] for v in sample.labels.values() if v.value.is_floating_point())
+    return any(not bool(torch.isfinite(x).all()) for x in (*pixels, *told))
 
 
 def describe(sample: Batch) -> str:

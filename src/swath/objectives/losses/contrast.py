@@ -27,11 +27,18 @@ def gather(x: Tensor) -> tuple[Tensor, int]:
     return torch.cat(all_gather(x.contiguous())), dist.get_rank() * len(x)
 
 
-def info_nce(q: Tensor, k: Tensor, tau: float | Tensor, start: int = 0) -> Tensor:
-    """Mean over rows i of -log softmax(q_i k^T / tau)[start + i]; q and k are made unit length here."""
+def info_nce(q: Tensor, k: Tensor, tau: float | Tensor, start: int = 0, there: Tensor | None = None) -> Tensor:
+    """Mean over rows i of -log softmax(q_i k^T / tau)[start + i]; q and k are made unit length here.
+
+    `there` (rows of k,) bool: others are no partners and are not in the mean, which is then over all ranks' rows."""
     with exact(q):
         q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
-        return F.cross_entropy(q @ k.T / tau, torch.arange(len(q), device=q.device) + start)
+        logits, own = q @ k.T / tau, torch.arange(len(q), device=q.device) + start
+        if there is None or bool(there.all()):
+            return F.cross_entropy(logits, own)
+        alone = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, own[:, None], True)  # keeps every row finite
+        each = F.cross_entropy(logits.masked_fill(~there & ~alone, -torch.inf), own, reduction="none")
+        return (each * there[own]).sum() / there.sum().clamp_min(1) * (len(k) / len(q))
 
 
 def info_nce_queue(q: Tensor, k: Tensor, negatives: Tensor, tau: float) -> Tensor:

@@ -33,9 +33,9 @@ class SyncNorm(nn.Module):
                 n, mean = _mean(total)
                 gap = torch.cat([(y - mean).square().sum(0), y.new_tensor([float(len(y))])])
                 var = _mean(gap)[1]
-                with torch.no_grad():
-                    self.mean.lerp_(mean, 0.1)
-                    self.var.lerp_(var * n / (n - 1).clamp_min(1), 0.1)
+                with torch.no_grad():  # a batch that is not finite may be skipped; it must leave nothing behind
+                    for kept, fresh in ((self.mean, mean), (self.var, var * n / (n - 1).clamp_min(1))):
+                        kept.lerp_(torch.where(fresh.isfinite(), fresh, kept), 0.1)
             else:
                 mean, var = self.mean, self.var
             y = (y - mean) / (var + 1e-5).sqrt()
