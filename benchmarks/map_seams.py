@@ -28,7 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from map_speed import CLASSES, MEAN, STD, Net, Open, network, save_state, write_scene
+from map_net import CLASSES, MEAN, STD, Net, Open, network, save_state, write_scene
 
 TILE = 224
 NEAR = 16

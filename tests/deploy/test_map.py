@@ -195,7 +195,7 @@ def test_missing_sensor_and_bad_settings_are_refused(tmp_path):
     for settings, words in (
         (MapSettings(overlap=64), "overlap"),
         (MapSettings(sets=True), "conformal"),
-        (MapSettings(batch=0), "batch"),
+        (MapSettings(batch=-1), "batch"),
     ):
         with pytest.raises(UserError, match=words):
             run(tmp_path, NoiseScene(), Conv(), settings=settings)

@@ -21,7 +21,7 @@ def command(
     simplify: Annotated[float, typer.Option("--simplify", help="Tolerance of outlines, crs units.")] = 0.0,
     tile: Annotated[int, typer.Option(help="Side of a tile; 0: as the model advises.")] = 0,
     overlap: Annotated[int | None, typer.Option(help="Pixels that tiles share at least.")] = None,
-    batch: Annotated[int, typer.Option(help="Tiles per forward.")] = 8,
+    batch: Annotated[int, typer.Option(help="Tiles per forward; 0: as suits the device.")] = 0,
     cell: Annotated[int, typer.Option(help="Side of a unit of work, pixels.")] = 1024,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     int8: Annotated[str, typer.Option(help="A graph of swath map-int8, in place of the bundle's own.")] = "",

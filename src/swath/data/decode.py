@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,9 @@ def physical(raw: Pixels, storage: Storage, nodata: float | None) -> tuple[Tenso
         if np.all(scale == 1.0) and np.all(offset == 0.0):
             x = raw.astype(np.float32)
         else:
-            x = (raw * scale.astype(np.float32) + offset.astype(np.float32)).astype(np.float32)
+            x = raw * scale.astype(np.float32)
+            x += offset.astype(np.float32)
+            x = x.astype(np.float32, copy=False)
     tensor = torch.from_numpy(np.ascontiguousarray(x))
     if card.unit:
         for i, band in enumerate(bands):
@@ -83,10 +86,20 @@ def physical(raw: Pixels, storage: Storage, nodata: float | None) -> tuple[Tenso
     return tensor, torch.from_numpy(np.ascontiguousarray(valid))
 
 
-def layer_of(stack: Pixels, storage: Storage, nodata: float | None, times: Sequence[int] | None = None) -> Layer:
-    """A Layer (B = 1) from stored pixels (T, C, H, W); `times` in days since the epoch."""
+def layer_of(
+    stack: Pixels,
+    storage: Storage,
+    nodata: float | None,
+    times: Sequence[int] | None = None,
+    seen: Pixels | None = None,
+) -> Layer:
+    """A Layer (B = 1) from stored pixels (T, C, H, W), `seen` (T, 1, H, W) or not; `times` in days since the epoch."""
     x, valid = physical(stack, storage, nodata)
+    if seen is not None:
+        valid &= torch.from_numpy(seen)
     days = None if times is None else torch.tensor([list(times)], dtype=torch.int64)
+    if bool(valid.all()) and math.isfinite(float(x.sum())):  # nothing to hide: no further copy
+        return Layer(storage.sensor, x[None], valid[None], days)
     return Layer.of(storage.sensor, x[None], valid[None], days)
 
 

@@ -120,10 +120,21 @@ def take(data: Any, channels: Sequence[int], rows: Pixels, cols: Pixels) -> tupl
     """Pixels at these rows and columns (which may lie outside): (C, n, m) and where they lie inside (n, m)."""
     inside_r, inside_c = (rows >= 0) & (rows < data.height), (cols >= 0) & (cols < data.width)
     inside = inside_r[:, None] & inside_c[None, :]
+    if not inside.any():
+        return np.zeros((len(channels), len(rows), len(cols)), dtype=data.dtypes[0]), inside
+    r, c = rows[inside_r].astype(int), cols[inside_c].astype(int)
+    window = Window(int(r.min()), int(c.min()), int(np.ptp(r)) + 1, int(np.ptp(c)) + 1)
+    part = read_open(data, channels, window)
+    if not (_in_order(r) and _in_order(c)):
+        part = part[:, (r - window.row)[:, None], (c - window.col)[None, :]]
+    if inside.all():
+        return part, inside
     out = np.zeros((len(channels), len(rows), len(cols)), dtype=data.dtypes[0])
-    if inside.any():
-        r, c = rows[inside_r].astype(int), cols[inside_c].astype(int)
-        window = Window(int(r.min()), int(c.min()), int(np.ptp(r)) + 1, int(np.ptp(c)) + 1)
-        part = read_open(data, channels, window)[:, (r - window.row)[:, None], (c - window.col)[None, :]]
-        out[np.ix_(np.arange(len(channels)), np.flatnonzero(inside_r), np.flatnonzero(inside_c))] = part
+    top, left = int(np.argmax(inside_r)), int(np.argmax(inside_c))  # what lies inside is one run of the lattice
+    out[:, top : top + len(r), left : left + len(c)] = part
     return out, inside
+
+
+def _in_order(index: NDArray[np.int_]) -> bool:
+    """Whether these are consecutive pixels, which need no gathering."""
+    return bool((np.diff(index) == 1).all())

@@ -162,15 +162,12 @@ class RasterScene:
                     break
             assert pixels is not None
             out.append(pixels.reshape(len(steps), -1, *target.shape))
-            inside_all.append(np.broadcast_to(filled, (len(steps), 1, *target.shape)))
+            inside_all.append(np.tile(filled, (len(steps), 1, 1, 1)))
         times = [d for d in dates if d is not None]
         if not times and stack.card.dates:
             times = [day_of(d, self.card.place) for d in stack.card.dates]
-        layer = layer_of(np.concatenate(out), storage, nodata, times or None)
-        import torch
-
-        valid = layer.valid & torch.from_numpy(np.concatenate(inside_all))[None]
-        return Layer.of(layer.sensor, layer.x, valid, layer.times)
+        stack, seen = (v[0] if len(v) == 1 else np.concatenate(v) for v in (out, inside_all))
+        return layer_of(stack, storage, nodata, times or None, seen)
 
 
 def _read_piece(

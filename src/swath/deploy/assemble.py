@@ -268,16 +268,20 @@ def quicklook(path: Path, layer: str, plan: Plan, size: int = 1024) -> bytes:
         how = Resampling.nearest if layer == "class" else Resampling.average
         data = file.read(1, out_shape=shape, resampling=how, masked=True)
     seen = ~np.ma.getmaskarray(data)
-    rgba = np.zeros((*shape, 4), dtype=np.uint8)
-    if layer == "class":
-        table = np.array(colours(plan), dtype=np.uint8)
-        rgba[seen, :3] = table[np.asarray(data)[seen]]
+    save: dict[str, Any] = {}
+    if layer == "class" and plan.spec.channels <= 255:
+        table = colours(plan)
+        image = Image.fromarray(np.where(seen, np.asarray(data), 255).astype(np.uint8))
+        image.putpalette([v for rgb in [*table, *[(0, 0, 0)] * (256 - len(table))] for v in rgb])
+        save["transparency"] = 255
+    elif layer == "class":
+        rgb = np.array(colours(plan), dtype=np.uint8)[np.where(seen, np.asarray(data), 0)]
+        image = Image.fromarray(np.concatenate([rgb, seen[..., None].astype(np.uint8) * 255], -1), "RGBA")
     else:
         values = np.asarray(data, dtype=np.float64)
         low, high = np.percentile(values[seen], (2, 98)) if seen.any() else (0.0, 1.0)
         grey = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255
-        rgba[seen, :3] = grey[seen].astype(np.uint8)[:, None]
-    rgba[seen, 3] = 255
+        image = Image.fromarray(np.stack([np.where(seen, grey, 0), seen * 255], -1).astype(np.uint8), "LA")
     buffer = io.BytesIO()
-    Image.fromarray(rgba).save(buffer, "PNG")
+    image.save(buffer, "PNG", compress_level=4, **save)
     return buffer.getvalue()

@@ -11,6 +11,7 @@ from swath.adapt.bundle import Bundle
 from swath.core import Batch, Scene, UserError
 from swath.data.scene import SceneHints, open_scene
 from swath.deploy.int8 import open_graph
+from swath.deploy.packed import pack
 from swath.deploy.predictor import Predictor, PredictorSpec
 
 
@@ -24,7 +25,7 @@ class BundlePredictor:
 
     def __post_init__(self) -> None:
         card, digest = self.bundle.card, self.bundle.digest
-        self.graph = None
+        self.graph, self.packed = None, False
         if self.int8:
             if self.strangeness:
                 raise UserError("an int8 graph gives no strangeness", where="--int8")
@@ -42,6 +43,11 @@ class BundlePredictor:
             conformal=card.calibration.conformal,
             extras=("strangeness",) if self.strangeness else (),
         )
+
+    def ready(self, precision: str, device: str) -> None:
+        """Weights laid out for the processor, once; after it the bundle is good for answering only."""
+        if self.graph is None and device == "cpu" and not self.packed:
+            self.packed = pack(self.bundle.task, precision, getattr(self.bundle.task, "head", None))
 
     def predict(self, batch: Batch) -> Mapping[str, Tensor]:
         if self.graph is not None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,6 @@ def iso(days: int) -> str:
 
 def footprint(grid: Grid, steps: int = 8) -> tuple[dict[str, Any], list[float]]:
     """GeoJSON geometry and bbox in longitude and latitude; edges are densified, the antimeridian is cut."""
-    import shapely
-
     h, w = grid.shape
     ks = range(steps)
     edge = [
@@ -52,8 +51,14 @@ def footprint(grid: Grid, steps: int = 8) -> tuple[dict[str, Any], list[float]]:
     ring = [lonlat_of(grid.crs, *grid.xy(r, c)) for r, c in edge]
     lons = [x for x, _ in ring]
     if max(lons) - min(lons) <= 180:
-        shape = shapely.orient_polygons(shapely.Polygon(ring))
-        return shapely.geometry.mapping(shape), list(shape.bounds)
+        lats = [y for _, y in ring]
+        closed = [*ring, ring[0]]
+        if sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise(closed)) < 0:
+            closed.reverse()
+        shape = {"type": "Polygon", "coordinates": [[list(p) for p in closed]]}
+        return shape, [min(lons), min(lats), max(lons), max(lats)]
+    import shapely  # rare, and dear to import
+
     whole = shapely.Polygon([(x % 360, y) for x, y in ring])
     east = shapely.clip_by_rect(whole, 0, -90, 180, 90)
     west = shapely.transform(shapely.clip_by_rect(whole, 180, -90, 360, 90), lambda xy: xy - (360.0, 0.0))

@@ -18,7 +18,7 @@ from swath.deploy.commit import CellStore, Commit, disk_error, publish
 from swath.deploy.inputs import derived_from
 from swath.deploy.item import encode, map_item
 from swath.deploy.plan import Cell, MapSettings, Plan, Shaping, parse_shard
-from swath.deploy.predictor import OpenPredictor, OpenScene, Predictor
+from swath.deploy.predictor import OpenPredictor, OpenScene, Predictor, prepared
 from swath.deploy.runner import Work, answer_cell, run_local, worker
 
 VECTORS = (".parquet", ".gpkg", ".fgb")
@@ -101,6 +101,7 @@ def estimate(plan: Plan, scene: Scene, predictor: Predictor, workers: int = 1) -
     """`--dry-run`: tiles, memory, time (one tile is measured) and disk."""
     from swath.deploy.compute import read_cell
 
+    predictor = prepared(predictor, plan.settings.precision, plan.settings.device)
     middle = plan.cells[len(plan.cells) // 2]
     tile = plan.tiles(middle)[0]
     one = Plan(

@@ -17,11 +17,15 @@ from swath.core.config import digest
 from swath.deploy.blend import Axis
 from swath.deploy.predictor import PredictorSpec
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same inputs would give other pixels."""
 
 CHEAP = 0.087
 """An overlap up to this share of a tile costs at most a fifth more pixels: (1 - 0.087)^-2 = 1.2."""
+
+BATCH, BATCH_CUDA = 4, 32
+"""Tiles per forward: on a processor what stays near its caches (twice as many take a third longer each), and enough
+rows for a GPU."""
 
 Precision = Literal["fp32", "bf16"]
 
@@ -36,7 +40,7 @@ class MapSettings:
 
     tile: int = 0
     overlap: int | None = None
-    batch: int = 8
+    batch: int = 0
     precision: Precision = "fp32"
     device: str = "cpu"
     threads: int = 1
@@ -60,7 +64,8 @@ class MapSettings:
             raise UserError(
                 f"tiles of {tile} pixels cannot overlap by {overlap}", where="--overlap", remedy=f"0 to {tile - 1}"
             )
-        if min(self.batch, self.threads, self.cell) < 1:
+        batch = self.batch or (BATCH if self.device == "cpu" else BATCH_CUDA)
+        if min(batch, self.threads, self.cell) < 1:
             raise UserError("batch, threads and cell must be 1 or more", where="settings")
         if spec.label.kind != "mask" and (self.proba or self.entropy or self.confidence or self.sets):
             gives = "objects" if spec.label.kind == "boxes" else "values"
@@ -73,7 +78,7 @@ class MapSettings:
                 where="--sets",
                 remedy="calibrate the bundle first",
             )
-        return replace(self, tile=tile, overlap=overlap)
+        return replace(self, tile=tile, overlap=overlap, batch=batch)
 
 
 def advised(tile: int, spec: PredictorSpec) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -75,6 +75,20 @@ class Predictor(Protocol):
     def spec(self) -> PredictorSpec: ...
 
     def predict(self, batch: Batch) -> Mapping[str, Tensor]: ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A predictor that makes itself ready for a precision and a device before the first tile."""
+
+    def ready(self, precision: str, device: str) -> None: ...
+
+
+def prepared(predictor: Predictor, precision: str, device: str) -> Predictor:
+    """The predictor, ready if it can be made so."""
+    if isinstance(predictor, Preparing):
+        predictor.ready(precision, device)
+    return predictor
 
 
 class OpenPredictor(Protocol):

@@ -25,7 +25,7 @@ from swath.core import Scene, SwathError, UserError
 from swath.deploy.commit import CellStore, Commit
 from swath.deploy.compute import Ground, Outcome, read_cell, run_cell
 from swath.deploy.plan import Cell, Plan
-from swath.deploy.predictor import OpenPredictor, OpenScene, Predictor
+from swath.deploy.predictor import OpenPredictor, OpenScene, Predictor, prepared
 
 DEATHS = 3
 Report = Callable[[Cell, Commit], None]
@@ -52,7 +52,9 @@ def worker(work: Work, scene: Scene | None = None, predictor: Predictor | None =
         raise UserError(
             "the scene is not the one that was planned: a file has changed", where="scene", remedy="run the map again"
         )
-    return Worker(work, scene, predictor or work.open_predictor(), CellStore(work.folder, work.plan))
+    settings = work.plan.settings
+    predictor = prepared(predictor or work.open_predictor(), settings.precision, settings.device)
+    return Worker(work, scene, predictor, CellStore(work.folder, work.plan))
 
 
 @dataclass(eq=False)

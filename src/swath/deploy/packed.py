@@ -1,0 +1,180 @@
+"""A network made ready to answer on a processor: weights once in the layout (and type) of oneDNN's kernels, activation
+in the same pass, channels last. The mathematics is the module's own; in fp32 the last bits may move.
+
+`pack` replaces in place what it knows (linear layers, convolutions, transposed ones without overlap, each with the ReLU
+behind it, and the MLP of our transformer) and leaves all else. What rounding to bf16 would cost most stays in fp32: the
+last layer, whose outputs are told apart by their differences, and sums along a residual stream, which autocast leaves
+alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from swath.models.layers.transformer import Mlp
+
+LEAST = 4096
+"""Weights of fewer numbers are left as they are."""
+ROWS = 1024
+_ONE: Any = torch.ops.mkldnn
+
+
+def supported(precision: str) -> bool:
+    """Whether this build and processor have the kernels."""
+    bf16 = getattr(_ONE, "_is_mkldnn_bf16_supported", None)
+    return (
+        torch.backends.mkldnn.is_available()
+        and hasattr(_ONE, "_linear_pointwise")
+        and hasattr(_ONE, "_convolution_pointwise")
+        and (precision == "fp32" or (bf16 is not None and bool(bf16())))
+    )
+
+
+class PackedLinear(nn.Module):
+    """`after(W x + b)` in one pass."""
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype, after: str = "none") -> None:
+        super().__init__()
+        self.dtype, self.after = dtype, after
+        self.packed = _ONE._reorder_linear_weight(layer.weight.detach().to(dtype).contiguous(), ROWS)
+        bias = cast("Tensor | None", layer.bias)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as it was, for code that asks for it."""
+        return self.packed.to_dense(torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _ONE._linear_pointwise(x.to(self.dtype), self.packed, self.bias, self.after, [], "none")
+
+
+class PackedMlp(nn.Module):
+    """Two linear maps with exact GELU in the pass of the first."""
+
+    def __init__(self, mlp: Mlp, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = PackedLinear(mlp.fc1, dtype, "gelu"), PackedLinear(mlp.fc2, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.fc1(x))
+
+
+class PackedConv(nn.Module):
+    """A convolution, and the ReLU behind it, channels last."""
+
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, after: str = "none") -> None:
+        super().__init__()
+        self.dtype, self.after = dtype, after
+        self.how = [list(cast("tuple[int, int]", v)) for v in (layer.padding, layer.stride, layer.dilation)]
+        self.groups = layer.groups
+        weight = layer.weight.detach().to(dtype).contiguous()
+        self.packed = _ONE._reorder_convolution_weight(weight, *self.how, layer.groups, None)
+        self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as it was."""
+        return self.packed.to_dense(torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return _ONE._convolution_pointwise(
+            x, self.packed, self.bias, *self.how, self.groups, self.after, [], "none"
+        )  # fmt: skip
+
+
+class PackedUp(nn.Module):
+    """A transposed convolution whose stride is its kernel: a linear map of each cell onto its own square."""
+
+    def __init__(self, layer: nn.ConvTranspose2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.size, self.width = layer.kernel_size[0], layer.out_channels
+        n = self.size * self.size * self.width
+        flat = nn.Linear(layer.in_channels, n, bias=layer.bias is not None)
+        flat.weight.data = layer.weight.detach().permute(2, 3, 1, 0).reshape(n, layer.in_channels)
+        if layer.bias is not None:
+            flat.bias.data = layer.bias.detach().repeat(self.size * self.size)
+        self.flat = PackedLinear(flat, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        k = self.size
+        cells = self.flat(x.permute(0, 2, 3, 1).contiguous()).view(b, h, w, k, k, self.width)
+        return cells.permute(0, 1, 3, 2, 4, 5).reshape(b, h * k, w * k, self.width).permute(0, 3, 1, 2)
+
+
+class Exact(nn.Module):
+    """A layer that answers in fp32, whatever is around it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layer(x.float())
+
+
+def pack(module: nn.Module, precision: str, last: nn.Module | None = None) -> bool:
+    """Make a network in eval mode ready for a processor, in place; the last layer of `last` (or of all) stays in fp32.
+
+    False, and nothing done: this machine has no such kernels.
+    """
+    if not supported(precision):
+        return False
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    layers = [m for m in (module if last is None else last).modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    _walk(module, dtype, layers[-1] if layers else None)
+    return True
+
+
+def _walk(module: nn.Module, dtype: torch.dtype, last: nn.Module | None) -> None:
+    before: str | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(module, nn.Sequential) and type(child) is nn.ReLU and before is not None:
+            conv = module.get_submodule(before)
+            if isinstance(conv, PackedConv):
+                conv.after = "relu"
+                setattr(module, name, nn.Identity())
+                continue
+        if dtype is torch.bfloat16 and (child is last or _is_patches(child)):
+            setattr(module, name, Exact(child))
+        elif (ready := _packed(child, dtype)) is not None:
+            setattr(module, name, ready)
+        else:
+            _walk(child, dtype, last)
+        before = name
+
+
+def _is_patches(child: nn.Module) -> bool:
+    """A patch embedding: what is rounded here is the picture itself, and it costs little."""
+    return type(child) is nn.Conv2d and child.kernel_size == child.stride and child.kernel_size[0] > 1
+
+
+def _packed(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    """The same layer on oneDNN's side; None for what has to be left."""
+    watched = child.__dict__.get("_forward_hooks") or child.__dict__.get("_forward_pre_hooks")
+    if watched or nn.utils.parametrize.is_parametrized(child):
+        return None
+    if type(child) is Mlp and type(child.act) is nn.GELU and child.act.approximate == "none":
+        plain = type(child.fc1) is nn.Linear and type(child.fc2) is nn.Linear and _large(child.fc1)
+        return PackedMlp(child, dtype) if plain and _large(child.fc2) else None
+    if type(child) is nn.Linear and _large(child):
+        return PackedLinear(child, dtype)
+    if type(child) is nn.Conv2d and _large(child) and child.padding_mode == "zeros":
+        return PackedConv(child, dtype) if not isinstance(child.padding, str) else None
+    if type(child) is nn.ConvTranspose2d and _large(child) and child.groups == 1:
+        square = child.kernel_size == child.stride and len(set(child.kernel_size)) == 1
+        bare = not any(child.padding) and not any(child.output_padding) and set(child.dilation) == {1}
+        return PackedUp(child, dtype) if square and bare else None
+    return None
+
+
+def _large(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    weight = layer.weight
+    return weight.numel() >= LEAST and weight.dtype is torch.float32 and weight.device.type == "cpu"

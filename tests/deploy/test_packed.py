@@ -1,0 +1,74 @@
+"""Packed networks answer as the plain ones do."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from swath.adapt.tuning import TUNINGS
+from swath.deploy.packed import Exact, PackedConv, PackedLinear, PackedMlp, PackedUp, pack, supported
+from swath.models.layers.transformer import Block
+
+pytestmark = pytest.mark.skipif(not supported("fp32"), reason="this build of torch has no oneDNN")
+
+
+def both(net, x, precision="fp32"):
+    torch.manual_seed(0)
+    net = net.eval()
+    other = copy.deepcopy(net)
+    assert pack(other, precision)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        return net(x).float(), other(x).float(), other
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 7, 5), (3, 16, 16), (1, 33, 9)])
+def test_convolutions_of_every_kind(shape):
+    b, h, w = shape
+    layers = nn.Sequential(
+        nn.Conv2d(24, 32, 3, padding=1), nn.ReLU(),
+        nn.ConvTranspose2d(32, 40, 2, 2), nn.GELU(),
+        nn.Conv2d(40, 64, 3, padding=2, dilation=2, groups=2, bias=False), nn.ReLU(),
+        nn.ConvTranspose2d(64, 32, 3, 2, padding=1), nn.Conv2d(32, 48, (3, 5), stride=2, padding=(1, 2)),
+        nn.Conv2d(48, 32, 3, padding="same"), nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(32, 5, 1),
+    )  # fmt: skip
+    if min(h, w) < 3:
+        layers = nn.Sequential(*(m for m in layers if getattr(m, "padding_mode", "") != "reflect"))
+    a, c, other = both(layers, torch.randn(b, 24, h, w))
+    assert torch.allclose(a, c, atol=1e-5)
+    kinds = [type(m) for m in other]
+    assert kinds.count(PackedConv) == 3 and kinds.count(PackedUp) == 1 and kinds[1] is nn.Identity
+    assert other[0].weight.shape == layers[0].weight.shape and torch.equal(other[0].weight, layers[0].weight)
+
+
+def test_a_transformer_and_its_weights():
+    net = nn.Sequential(Block(96, 4), Block(96, 4), nn.Linear(96, 3))
+    a, c, other = both(net, torch.randn(2, 17, 96))
+    assert torch.allclose(a, c, atol=1e-5)
+    assert isinstance(other[0].mlp, PackedMlp) and isinstance(other[0].attn.qkv, PackedLinear)
+    assert torch.equal(other[0].attn.qkv.weight, net[0].attn.qkv.weight)
+    rows = torch.tensor([[0, 3], [5, 1]])
+    with torch.inference_mode():
+        x = torch.randn(2, 17, 96)
+        assert torch.allclose(net[0](x.clone(), rows=rows), other[0](x.clone(), rows=rows), atol=1e-5)
+
+
+@pytest.mark.skipif(not supported("bf16"), reason="no bf16 here")
+def test_bf16_keeps_patches_and_the_last_layer():
+    net = nn.Sequential(nn.Conv2d(6, 64, 8, 8), nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 70, 1))
+    a, c, other = both(net, torch.randn(2, 6, 32, 32), "bf16")
+    assert [type(m) for m in other] == [Exact, PackedConv, Exact]
+    with torch.inference_mode():
+        truth, given = net(torch.ones(1, 6, 32, 32)), other(torch.ones(1, 6, 32, 32))
+    assert given.dtype == torch.float32 and not torch.equal(truth, given) and torch.allclose(truth, given, atol=0.02)
+    assert a.shape == c.shape
+
+
+def test_what_is_watched_or_small_is_left():
+    net = nn.Sequential(nn.Linear(96, 96), nn.Linear(96, 96), nn.Linear(8, 8))
+    net[0].register_forward_hook(lambda m, i, o: o + 1)
+    nn.utils.parametrizations.weight_norm(net[1])
+    assert pack(net, "fp32")
+    assert type(net[0]) is nn.Linear and not isinstance(net[1], PackedLinear) and type(net[2]) is nn.Linear
+    assert len(TUNINGS.names()) > 3
