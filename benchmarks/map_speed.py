@@ -3,8 +3,8 @@
     python benchmarks/map_speed.py --terratorch /path/to/env/bin/python [--side 2048] [--rounds 5]
     python benchmarks/map_speed.py --trunk vit_base_patch16_224 --side 1024   # the share of a larger model
 
-Both sides run the same weights (timm's ViT-S/16 with 6 bands, a UNet decoder of 256, 128, 64, 32; random, from one seed,
-every convolution brought to unit variance on the scene) on the same deflate GeoTIFF with tiles of 224 pixels, one
+Both sides run the same weights (timm's ViT-S/16 with 6 bands, a UNet decoder of 256, 128, 64, 32; random, from one
+seed, every convolution brought to unit variance on the scene) on the same deflate GeoTIFF with tiles of 224 pixels, one
 thread, each run in a process of its own in the given environment; without --terratorch only Swath is measured. Each
 side has its own defaults: TerraTorch 224/192 crops, 16 at a time (`--their-batch`), on timm's trunk; Swath its tiles, 4
 at a time, on its own trunk, which reads timm's keys (the largest difference of the logits is printed) and saves the
@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from map_net import CLASSES, MEAN, STD, TRUNK, Net, Open, network, save_state, write_scene
+from map_net import CLASSES, MEAN, STD, TRUNK, Net, Open, check, network, save_state, write_scene
 
 
 def ours(path: str, out: str, precision: str, state: str) -> dict[str, float]:
@@ -67,8 +67,8 @@ def theirs(path: str, out: str, precision: str, state: str) -> dict[str, float]:
     with torch.inference_mode():
         p = tiled_inference(
             forward, x, CLASSES,
-            TiledInferenceParameters(h_crop=224, h_stride=192, w_crop=224, w_stride=192, delta=8, batch_size=int(os.environ["THEIR_BATCH"]),
-                                     average_patches=True, blend_overlaps=True, verbose=False),
+            TiledInferenceParameters(h_crop=224, h_stride=192, w_crop=224, w_stride=192, delta=8,
+                                     batch_size=int(os.environ["THEIR_BATCH"]), average_patches=True, blend_overlaps=True, verbose=False),
         )[0]  # fmt: skip
     profile.update(count=1, dtype="uint8", nodata=255)
     with rasterio.open(out, "w", **profile) as file:
