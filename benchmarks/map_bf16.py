@@ -20,33 +20,7 @@ import rasterio
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from map_net import BANDS, LABEL, SENSOR, world_scenes
-
-
-def bundle_of(out: Path, size: str, epochs: int) -> Path:
-    """The bundle in this folder, tuned if it is not there."""
-    from swath.adapt.run import TuneRun
-    from swath.adapt.tune import tune
-    from swath.core.config import parse
-    from swath.data.start import loop_of
-
-    place = out / f"tune-{size}" / "bundle"
-    if place.exists():
-        return place
-    data = {
-        "kind": "world", "seed": 7, "sensors": {SENSOR: list(BANDS)}, "labels": [LABEL], "size": 64, "clouds": 0.0,
-        "chips": {"train": 160, "val": 16, "test": 32}, "region": "europe", "dates": ["06-20"],
-    }  # fmt: skip
-    raw = {
-        "name": f"cover-{size}", "data": data,
-        "encoder": {"kind": "swath-vit", "size": size, "patch": 16 if size == "base" else 8},
-        "task": {"kind": "segment"}, "tuning": "full", "augment": {"flips": True, "turns": True},
-        "loop": loop_of(160) | {"epochs": epochs, "layer_decay": 0.8, "progress": False},
-        "out": str(out / f"tune-{size}"),
-    }  # fmt: skip
-    done = tune(parse(raw, TuneRun), command=["map_bf16"])
-    print(f"tuned: {done.primary} {done.scores[done.primary]:.3f} on unseen chips", flush=True)
-    return place
+from map_net import SENSOR, bundle_of, world_scenes
 
 
 def main() -> None:

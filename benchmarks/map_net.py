@@ -185,3 +185,30 @@ def world_scenes(folder: Path, count: int, side: int, seed: int = 99) -> list[tu
         files = list(write_world(scene, folder / f"scene{i}", "s", [LABEL]))
         out.append((files[0], files[-1]))
     return out
+
+
+def bundle_of(out: Path, size: str, epochs: int) -> Path:
+    """A swath-vit tuned on the simulated Earth's land cover, 160 chips of Europe in June, from random weights, as
+    `swath init` writes it; kept in the folder and used again."""
+    from swath.adapt.run import TuneRun
+    from swath.adapt.tune import tune
+    from swath.core.config import parse
+    from swath.data.start import loop_of
+
+    place = out / f"tune-{size}" / "bundle"
+    if place.exists():
+        return place
+    data = {
+        "kind": "world", "seed": 7, "sensors": {SENSOR: list(BANDS)}, "labels": [LABEL], "size": 64, "clouds": 0.0,
+        "chips": {"train": 160, "val": 16, "test": 32}, "region": "europe", "dates": ["06-20"],
+    }  # fmt: skip
+    raw = {
+        "name": f"cover-{size}", "data": data,
+        "encoder": {"kind": "swath-vit", "size": size, "patch": 16 if size == "base" else 8},
+        "task": {"kind": "segment"}, "tuning": "full", "augment": {"flips": True, "turns": True},
+        "loop": loop_of(160) | {"epochs": epochs, "layer_decay": 0.8, "progress": False},
+        "out": str(out / f"tune-{size}"),
+    }  # fmt: skip
+    done = tune(parse(raw, TuneRun), command=["benchmarks/map_net.py"])
+    print(f"tuned: {done.primary} {done.scores[done.primary]:.3f} on unseen chips", flush=True)
+    return place

@@ -67,8 +67,10 @@ def theirs(path: str, out: str, precision: str, state: str) -> dict[str, float]:
     with torch.inference_mode():
         p = tiled_inference(
             forward, x, CLASSES,
-            TiledInferenceParameters(h_crop=224, h_stride=192, w_crop=224, w_stride=192, delta=8,
-                                     batch_size=int(os.environ["THEIR_BATCH"]), average_patches=True, blend_overlaps=True, verbose=False),
+            TiledInferenceParameters(
+                h_crop=224, h_stride=192, w_crop=224, w_stride=192, delta=8, average_patches=True, blend_overlaps=True,
+                batch_size=int(os.environ["THEIR_BATCH"]), verbose=False,
+            ),
         )[0]  # fmt: skip
     profile.update(count=1, dtype="uint8", nodata=255)
     with rasterio.open(out, "w", **profile) as file:

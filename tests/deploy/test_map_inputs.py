@@ -13,8 +13,9 @@ from rasterio.transform import from_origin
 from tests.data.serve import serve
 
 from swath.core import SwathError, UserError, Window
+from swath.data.names import day_of
 from swath.data.scene import SceneHints
-from swath.deploy.inputs import OpenInputs, Wanted, is_catalogue
+from swath.deploy.inputs import OpenInputs, Wanted, is_catalogue, read_days
 from swath.deploy.map import MapRun, map_scene
 from swath.deploy.plan import MapSettings
 
@@ -239,6 +240,50 @@ def test_a_damaged_block_of_a_real_file_is_named_or_a_hole(tmp_path):
     with rasterio.open(tmp_path / "a.tif") as got, rasterio.open(whole.files["class"]) as want:
         a, b = got.read(1), want.read(1)
     assert done.holes and (a[130:190, 130:190] == 255).all() and (a[:88, :88] == b[:88, :88]).all()
+
+
+def break_block(file, row, col):
+    with rasterio.open(file) as data:
+        place = int(data.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1))
+    damaged = bytearray(file.read_bytes())
+    damaged[place : place + 200] = b"\xff" * 200
+    file.write_bytes(damaged)
+
+
+@pytest.mark.parametrize("dates", ["", "2022-06-01,2022-06-11,2022-06-21"])
+def test_a_date_that_cannot_be_read_is_lost_alone(tmp_path, dates):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    block = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    days = "2022-06-01", "2022-06-11", "2022-06-21"
+    files = [raster(folder / f"s2_{d}.tif", pixels(n), **block) for n, d in enumerate(days)]
+    break_block(files[1], 2, 2)
+    opener, out = opened(folder, dates=dates, holes=True), tmp_path / "a.tif"
+    with pytest.raises(SwathError, match="cannot be read") as why:
+        map_scene(opener, Mean, out, settings=SMALL)
+    assert "s2_2022-06-11.tif" in why.value.where
+    done = map_scene(opener, Mean, out, settings=SMALL, run=MapRun(allow_holes=True))
+    assert done.holes and all(len(h) == 5 for h in done.holes) and done.facts()["holes"] == 0
+    item = json.loads((tmp_path / "a.json").read_text())["properties"]
+    assert item["swath:holes"] == [] and {g[4] for g in item["swath:gaps"]} == {"2022-06-11"}
+    with rasterio.open(out) as got:
+        assert (got.read(1) != 255).all()
+    batch, lost = read_days(opener(), Window(128, 128, 64, 64))
+    layer = batch.layers["sentinel2-l2a"]
+    assert lost == (day_of(days[1], ""),) and layer.valid.flatten(2).all(2).tolist() == [[True, False, True]]
+    raster(files[1], pixels(1), **block)
+    again = map_scene(opener, Mean, out, settings=SMALL, run=MapRun(allow_holes=True))
+    assert not again.holes and not again.already
+
+
+def test_the_first_tile_may_be_the_damaged_one(tmp_path):
+    block = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    file = raster(tmp_path / "s2.tif", pixels(0), **block)
+    break_block(file, 0, 0)
+    _, done = mapped(tmp_path / "a.tif", [file], holes=True)
+    with rasterio.open(tmp_path / "a.tif") as got:
+        a = got.read(1)
+    assert done.holes and (a[:64, :64] == 255).all() and (a[200:, 200:] != 255).all()
 
 
 CODE = """

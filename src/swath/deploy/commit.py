@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Commit:
-    """The record of a cell: what file, what bytes, how long it took, what could not be read."""
+    """The record of a cell: what file, what bytes, how long it took, what could not be read: windows (row, column,
+    height, width), with a fifth number where only the images of that day are lost."""
 
     key: str
     file: str
@@ -34,7 +35,7 @@ class Commit:
     size: int
     tiles: int
     seconds: float
-    holes: tuple[tuple[int, int, int, int], ...] = ()
+    holes: tuple[tuple[int, ...], ...] = ()
 
 
 def publish(path: Path, data: bytes) -> None:
@@ -112,7 +113,7 @@ class CellStore:
         """The commit record of a cell, when it and its file are there and whole."""
         try:
             data: dict[str, Any] = json.loads((self.folder / f"{cell.name}.json").read_bytes())
-            data["holes"] = tuple((r, c, h, w) for r, c, h, w in data["holes"])
+            data["holes"] = tuple(tuple(int(v) for v in h) for h in data["holes"])
             record = Commit(**data)
             path = self.folder / record.file
             if record.key != cell.key or path.stat().st_size != record.size:

@@ -26,12 +26,12 @@ SCALE = 10_000
 """Probabilities, entropy and confidence are stored as uint16 with scale 1e-4; 65535 is nodata."""
 
 Array = NDArray[Any]
-Rect = tuple[int, int, int, int]
+Rect = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What was read for a cell: tiles as batches of one (None: nothing seen), validity, windows that failed."""
+    """What was read for a cell: tiles as batches of one (None: nothing seen), validity, what failed (see `Commit`)."""
 
     tiles: tuple[Batch | None, ...]
     valid: NDArray[np.bool_]
@@ -65,23 +65,44 @@ def read_cell(plan: Plan, cell: Cell, scene: Scene, holes: bool = False) -> Grou
     tiles: list[Batch | None] = []
     lost: list[Window] = []
     valid = np.zeros(cell.read.shape, dtype=np.bool_)
+    gaps: list[Rect] = []
     for w in windows:
         try:
-            one = _read(plan, scene, w)
+            one, days = _read_what_can_be(plan, scene, w)
         except (SwathError, OSError, ValueError):
             tiles.append(None)
             lost.append(w)
             continue
+        gaps += [(w.row, w.col, w.height, w.width, d) for d in days]
         tiles.append(cut(one, w, w, place_of(plan.grid, w)))
         valid[w.within(cell.read).slices] |= _valid(plan, one, w)
     for w in lost:
         valid[w.within(cell.read).slices] = False
-    return Ground(tuple(tiles), valid, tuple((w.row, w.col, w.height, w.width) for w in lost))
+    return Ground(tuple(tiles), valid, (*((w.row, w.col, w.height, w.width) for w in lost), *gaps))
 
 
 def _read(plan: Plan, scene: Scene, window: Window) -> Batch:
+    return _checked(plan, scene.read(window, wanted_of(plan, scene)))
+
+
+def _read_what_can_be(plan: Plan, scene: Scene, window: Window) -> tuple[Batch, tuple[int, ...]]:
+    """The window, and the days whose images could not be read where others can: those saw nothing."""
+    try:
+        return _read(plan, scene, window), ()
+    except (SwathError, OSError, ValueError):
+        from swath.deploy.inputs import read_days
+
+        batch, lost = read_days(scene, window, wanted_of(plan, scene))
+        return _checked(plan, batch), lost
+
+
+def wanted_of(plan: Plan, scene: Scene) -> dict[str, tuple[str, ...]]:
+    """The bands to read of the sensors that the scene has."""
     have = {s.id for s in scene.sensors}
-    batch = scene.read(window, {k: v for k, v in plan.spec.bands.items() if k in have})
+    return {k: v for k, v in plan.spec.bands.items() if k in have}
+
+
+def _checked(plan: Plan, batch: Batch) -> Batch:
     lacking = [i.sensor for i in plan.spec.inputs if i.required and i.sensor not in batch.layers]
     if lacking or not batch.layers:
         raise SwathError(f"there is no layer of {', '.join(lacking) or 'any sensor'}", where="scene")

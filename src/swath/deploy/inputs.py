@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from swath.core import Batch, Grid, Layer, Scene, Sensor, UserError, Window
+from swath.core import Batch, Grid, Layer, Scene, Sensor, SwathError, UserError, Window
 from swath.data.names import day_of
 from swath.data.raster import RASTERS
 from swath.data.scene import RasterScene, SceneHints, open_scene
@@ -224,6 +224,57 @@ class View:
         if self.days is None:
             return batch
         return Batch({k: on_days(v, self.days) for k, v in batch.layers.items()}, batch.where, batch.labels)
+
+
+def read_days(
+    scene: Scene, window: Window, bands: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Batch, tuple[int, ...]]:
+    """A window date by date, and the days whose images could not be read: they saw nothing there.
+
+    Where every day fails, or there is one only, the first error is raised.
+    """
+    if isinstance(scene, View):
+        inner, window, days = scene.scene, window.shift(scene.window.row, scene.window.col), scene.days
+    else:
+        inner, days = scene, None
+    have = inner.days if isinstance(inner, RasterScene | StacScene) else ()
+    parts: list[Batch] = []
+    errors: list[Exception] = []
+    lost: list[int] = []
+    for day in have:
+        assert isinstance(inner, RasterScene | StacScene)
+        try:
+            parts.append(inner.on((day,)).read(window, _present(inner.on((day,)), bands)))
+        except (SwathError, OSError, ValueError) as why:
+            errors.append(why)
+            lost.append(day)
+    if not parts:
+        raise errors[0] if errors else UserError("the scene cannot be read, and it has no dates to leave out")
+    layers: dict[str, Layer] = {}
+    for name in dict.fromkeys(k for p in parts for k in p.layers):
+        mine = [p.layers[name] for p in parts if name in p.layers]
+        layers[name] = mine[0] if mine[0].times is None else on_days(_along_time(mine), days or _days_of(inner, name))
+    return Batch(layers, parts[0].where, parts[0].labels), tuple(lost)
+
+
+def _days_of(scene: Scene, sensor: str) -> tuple[int, ...]:
+    """The dates of one sensor."""
+    if isinstance(scene, RasterScene):
+        return tuple(d for s in scene.stacks if s.card.id == sensor for d in s.dates if d is not None)
+    return scene.days if isinstance(scene, StacScene) else ()
+
+
+def _present(scene: Scene, bands: Mapping[str, Sequence[str]] | None) -> Mapping[str, Sequence[str]] | None:
+    ids = {s.id for s in scene.sensors}
+    return None if bands is None else {k: v for k, v in bands.items() if k in ids}
+
+
+def _along_time(layers: Sequence[Layer]) -> Layer:
+    """Layers of one sensor, one date each, as one in order of time."""
+    first = layers[0]
+    times = torch.cat([v.times for v in layers if v.times is not None], 1)
+    x, valid = torch.cat([v.x for v in layers], 1), torch.cat([v.valid for v in layers], 1)
+    return Layer(first.sensor, x, valid, times)
 
 
 def on_days(layer: Layer, days: Sequence[int]) -> Layer:

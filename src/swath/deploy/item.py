@@ -86,7 +86,8 @@ def map_item(
         "swath:weights": plan.spec.digest,
         "swath:weights_licence": plan.spec.licence,
         "swath:scene": plan.fingerprint,
-        "swath:holes": [list(h) for h in holes],
+        "swath:holes": [list(h) for h in holes if len(h) == 4],
+        "swath:gaps": [[*h[:4], iso(h[4])[:10]] for h in holes if len(h) == 5],
     }
     if first != last:
         properties |= {"start_datetime": first, "end_datetime": last}

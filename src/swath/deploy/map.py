@@ -60,13 +60,13 @@ Tell = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Mapped:
-    """What came of it. `files` is empty when this shard is done and others are not."""
+    """What came of it. `files` is empty when this shard is done and others are not; `holes` are as in `Commit`."""
 
     files: Mapping[str, Path]
     cells: int
     computed: int
     seconds: float
-    holes: tuple[tuple[int, int, int, int], ...] = ()
+    holes: tuple[tuple[int, ...], ...] = ()
     already: bool = False
     waiting: int = field(default=0)
 
@@ -76,7 +76,8 @@ class Mapped:
             "cells": self.cells,
             "computed": self.computed,
             "seconds": round(self.seconds, 3),
-            "holes": len(self.holes),
+            "holes": sum(len(h) == 4 for h in self.holes),
+            "gaps": sum(len(h) == 5 for h in self.holes),
             "already": self.already,
             "waiting": self.waiting,
         }
@@ -234,7 +235,8 @@ def finished(out: Path, plan: Plan, run: MapRun) -> Mapped | None:
     try:
         facts = json.loads(item.read_bytes())
         files = {k: (item.parent / v["href"]).resolve() for k, v in facts["assets"].items()}
-        whole = facts["properties"]["swath:plan"] == plan.digest and not facts["properties"]["swath:holes"]
+        whole = facts["properties"]["swath:plan"] == plan.digest
+        whole = whole and not (facts["properties"]["swath:holes"] or facts["properties"]["swath:gaps"])
         whole = whole and all(files[k].stat().st_size == v["file:size"] for k, v in facts["assets"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from swath.core import Grid, Scene, UserError, Window
+from swath.core import Batch, Grid, Scene, SwathError, UserError, Window
 from swath.core.config import digest
 from swath.deploy.blend import Axis
 from swath.deploy.predictor import PredictorSpec
@@ -82,10 +82,11 @@ class MapSettings:
 
 
 def advised(tile: int, spec: PredictorSpec) -> int:
-    """The default overlap: room for the halo, within `CHEAP`, and tiles in phase with the model's patches if it can be.
+    """The default overlap: within `CHEAP`, tiles in phase with the model's patches if it can be, then room for a halo.
 
-    Tiles that start on one lattice of patches see the same patches, so they differ less where they meet. For objects it
-    is a quarter of the tile: only what fits into an overlap is sure to lie whole in some tile.
+    Tiles that start on one lattice of patches see the same patches: out of phase they differ far more where they meet
+    than a halo could mend (`benchmarks/map_seams.py`). For objects it is a quarter of the tile: only what fits into an
+    overlap is sure to lie whole in some tile.
     """
     if spec.label.kind == "boxes":
         return max(1, tile // 4 // spec.multiple * spec.multiple or tile // 4)
@@ -96,7 +97,7 @@ def advised(tile: int, spec: PredictorSpec) -> int:
         up, down = -(-least // step) * step, least // step * step
         if up <= CHEAP * tile:
             return min(up, tile - 1)
-        if 2 * down >= least and (down >= whole or least < whole):
+        if 2 * down >= least:
             return down
         step = step // 2 if step % 2 == 0 else 1
     return min(least, tile - 1)
@@ -277,9 +278,23 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
+def _first_read(scene: Scene, bands: dict[str, tuple[str, ...]] | None, tile: int) -> Batch:
+    """A small window: the first, or, where that cannot be read, the last or the middle one."""
+    h, w = scene.grid.shape
+    last = max(0, h - tile) // tile * tile, max(0, w - tile) // tile * tile
+    places = dict.fromkeys([(0, 0), last, (last[0] // tile // 2 * tile, last[1] // tile // 2 * tile)])
+    errors: list[Exception] = []
+    for row, col in places:
+        try:
+            return scene.read(Window(row, col, tile, tile), bands)
+        except (SwathError, OSError, ValueError) as why:
+            errors.append(why)
+    raise errors[0]
+
+
 def probe(scene: Scene, bands: dict[str, tuple[str, ...]] | None, tile: int) -> tuple[int, int, tuple[int, int] | None]:
     """What one small read says: pixel sizes as one multiple on which tiles start, number of dates, first and last."""
-    probe = scene.read(Window(0, 0, tile, tile), bands)
+    probe = _first_read(scene, bands, tile)
     align, steps = 1, 1
     days: list[int] = []
     for name, layer in probe.layers.items():
