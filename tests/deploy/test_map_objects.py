@@ -173,6 +173,10 @@ def test_other_formats_hold_the_same(tmp_path, suffix):
     from pystac.validation import validate_dict
 
     assert validate_dict({**item, "stac_extensions": []})
+    from PIL import Image
+
+    look = np.asarray(Image.open(done.files["quicklook"]))
+    assert look.shape == (*plan_shape(item), 4) and (look[..., 3] == 255).any() and (look[..., 3] == 0).any()
     assert item["assets"]["objects"]["file:size"] == (tmp_path / f"o{suffix}").stat().st_size
 
 
@@ -189,6 +193,10 @@ def test_resumed_sharded_and_parallel_runs_give_the_same_bytes(tmp_path):
     assert part.files and (tmp_path / "s.parquet").read_bytes() == want
     again = objects(tmp_path, scene, Blobs(), "a.parquet", cell=64)[1]
     assert again.already and not list(tmp_path.glob("*.cells")) and not list(tmp_path.glob(".*"))
+
+
+def plan_shape(item):
+    return tuple(item["properties"]["proj:shape"])
 
 
 def test_nothing_is_found_on_ground_that_was_not_seen(tmp_path):

@@ -307,13 +307,15 @@ def publish_objects(
     plan: Plan, store: CellStore, out: Path, run: MapRun, *, sources: Sequence[str], holes: Sequence[Sequence[int]]
 ) -> dict[str, Path]:
     """Suppress across tiles, write, and publish; the STAC item comes last here too."""
-    from swath.deploy.map_objects import gather, write_objects
+    from swath.deploy.map_objects import gather, sketch, write_objects
 
     item = out.with_suffix(".json")
     item.unlink(missing_ok=True)
-    write_objects(plan, gather(plan, store, run.iou), out, run.shaping)
-    publish(item, encode(map_item(plan, {"objects": out}, out.parent, sources, holes)))
-    return {"objects": out, "item": item}
+    written = write_objects(plan, gather(plan, store, run.iou), out, run.shaping)
+    files = {"objects": out, "quicklook": out.with_suffix(".png")}
+    publish(files["quicklook"], sketch(plan, written))
+    publish(item, encode(map_item(plan, files, out.parent, sources, holes)))
+    return {**files, "item": item}
 
 
 def free_bytes(folder: Path) -> int:

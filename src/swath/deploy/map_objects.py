@@ -8,6 +8,7 @@ for it, so for a detector that looks no further than that, the result does not d
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress as ignore
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from swath.core import Batch, SwathError, UserError, Window, collate
 from swath.deploy.area import Ground as Surface
+from swath.deploy.assemble import colours
 from swath.deploy.blend import fill
 from swath.deploy.commit import CellStore, disk_error
 from swath.deploy.compute import Array, Ground, Outcome
@@ -156,12 +158,39 @@ def gather(plan: Plan, store: CellStore, iou: float) -> Objects:
     return kept.take(np.lexsort((kept.label, kept.xyxy[:, 0], kept.xyxy[:, 1])))
 
 
-def write_objects(plan: Plan, objects: Objects, out: Path, shaping: Shaping) -> int:
-    """Objects as GeoParquet, GeoPackage or FlatGeobuf: class, score, area on the ellipsoid, outline or box."""
+def shapes_of(objects: Objects) -> Array:
+    """Outlines, or boxes where there are none, in pixels."""
+    return shapely.box(*objects.xyxy.T) if objects.outline is None else objects.outline
+
+
+def sketch(plan: Plan, objects: Objects, size: int = 1024) -> bytes:
+    """Outlines in the colours of their classes over nothing, a PNG of at most `size` pixels a side."""
+    import io
+
+    from PIL import Image, ImageDraw
+
+    scale = min(1.0, size / max(plan.grid.shape))
+    high, wide = (max(1, math.ceil(n * scale)) for n in plan.grid.shape)
+    image = Image.new("RGBA", (wide, high), (0, 0, 0, 0))
+    pen, table = ImageDraw.Draw(image), colours(plan)
+    for shape, label in zip(shapes_of(objects), objects.label.tolist(), strict=True):
+        rgb = table[label % len(table)]
+        ring = [(float(x), float(y)) for x, y in shapely.get_coordinates(shape.exterior) * scale]
+        pen.polygon(ring, fill=(*rgb, 90), outline=(*rgb, 255))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def write_objects(plan: Plan, objects: Objects, out: Path, shaping: Shaping) -> Objects:
+    """Objects as GeoParquet, GeoPackage or FlatGeobuf: class, score, area on the ellipsoid, outline or box.
+
+    Gives those that were written: none is smaller than the shaping's `min_area`.
+    """
     from pyarrow import parquet
 
     grid, names = plan.grid, plan.spec.label.classes
-    pixels = shapely.box(*objects.xyxy.T) if objects.outline is None else objects.outline
+    pixels = shapes_of(objects)
     area = Surface(grid).areas(pixels) if len(objects) else np.zeros(0)
     keep = np.flatnonzero(area >= shaping.min_area)
     shapes = shapely.transform(pixels[keep], lambda xy: to_crs(grid, xy))
@@ -190,4 +219,4 @@ def write_objects(plan: Plan, objects: Objects, out: Path, shaping: Shaping) -> 
         for path in (temp, rows):
             with ignore(OSError):
                 path.unlink(missing_ok=True)
-    return table.num_rows
+    return objects.take(keep)

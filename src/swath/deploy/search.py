@@ -24,6 +24,8 @@ from swath.core import UserError, numpy_generator
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 CHUNK = 1 << 14
+ROWS = 1 << 11
+"""Vectors that are worked on at once while building: as many as stay in the caches."""
 MOST_BITS = 512
 SAMPLE = 1 << 14
 TRIALS = 32
@@ -234,12 +236,12 @@ def _truth(vectors: Floats, mean: Floats, trials: Floats) -> tuple[Floats, Rows]
     """Lengths of all rows about the mean, and the trials' true neighbours (trials, k)."""
     n, k = len(vectors), min(NEIGHBOURS, len(vectors))
     best, found = np.full((len(trials), k), -np.inf, np.float32), np.zeros((len(trials), k), np.int64)
-    every, centred = np.empty(n, np.float32), np.empty((CHUNK, mean.size), np.float32)
-    for at in range(0, n, CHUNK):
-        part = vectors[at : at + CHUNK]
+    every, centred = np.empty(n, np.float32), np.empty((ROWS, mean.size), np.float32)
+    for at in range(0, n, ROWS):
+        part = vectors[at : at + ROWS]
         x = np.subtract(part, mean, out=centred[: len(part)])
         lengths = np.sqrt(np.maximum(np.einsum("nd,nd->n", x, x), 1e-24))
-        every[at : at + CHUNK] = lengths
+        every[at : at + ROWS] = lengths
         _keep(best, found, trials @ x.T / lengths, at)
     return every, found
 
@@ -250,12 +252,13 @@ def _encode(vectors: Floats, mean: Floats, along: Floats) -> NDArray[np.uint64]:
     codes = np.empty((n, along.shape[1] // 64), dtype=np.uint64)
     fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[attr-defined]
     way = torch.from_numpy(along).bfloat16() if fast else torch.from_numpy(along)
-    centred = np.empty((CHUNK, mean.size), dtype=np.float32)
-    for at in range(0, n, CHUNK):
-        part = vectors[at : at + CHUNK]
+    centred = np.empty((ROWS, mean.size), dtype=np.float32)
+    for at in range(0, n, ROWS):
+        part = vectors[at : at + ROWS]
         x = np.subtract(part, mean, out=centred[: len(part)])
         turned = torch.from_numpy(x).to(way.dtype) @ way
-        codes[at : at + CHUNK] = np.packbits((turned > 0).numpy(), axis=1).view(np.uint64)
+        signs = turned.view(torch.int16).numpy() > 0 if fast else turned.numpy() > 0  # the sign is bfloat16's first bit
+        codes[at : at + ROWS] = np.packbits(signs, axis=1).view(np.uint64)
     return codes
 
 
