@@ -166,8 +166,8 @@ class RasterScene:
         times = [d for d in dates if d is not None]
         if not times and stack.card.dates:
             times = [day_of(d, self.card.place) for d in stack.card.dates]
-        stack, seen = (v[0] if len(v) == 1 else np.concatenate(v) for v in (out, inside_all))
-        return layer_of(stack, storage, nodata, times or None, seen)
+        raw, seen = (v[0] if len(v) == 1 else np.concatenate(v) for v in (out, inside_all))
+        return layer_of(raw, storage, nodata, times or None, seen)
 
 
 def _read_piece(
