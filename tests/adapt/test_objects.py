@@ -126,3 +126,46 @@ def test_object_scores_have_intervals_over_samples():
     assert set(spans) == {"object_precision", "object_recall", "object_f1"}
     low, high = spans["object_recall"]
     assert 0 < low < point["object_recall"] < high < 1 and spans["object_precision"] == (1.0, 1.0)
+
+
+def told_of(boxes, classes, masks=None):
+    n = len(boxes)
+    told = {"boxes": boxes[None], "scores": torch.full((1, n), 0.9), "counts": torch.tensor([n]),
+            "classes": torch.tensor(classes)[None]}  # fmt: skip
+    return told if masks is None else told | {"masks": masks[None]}
+
+
+def test_an_object_of_another_class_is_no_match():
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
+    truth = Boxes(boxes, torch.tensor([0, 1]))
+    batch = tiny.ObjectSource(n=4).sample(0)
+    one = Batch({}, batch.where, {"what": replace(batch.labels["what"], objects=(truth,))})
+    for classes, f1 in (([0, 1], 1.0), ([0, 0], 0.5), ([1, 0], 0.0)):
+        scores = ObjectScores("what", ("house", "pool"), "bbox")
+        scores.update(told_of(boxes, classes), one)
+        assert scores.matched()["object_f1"] == f1
+
+
+def test_instances_match_by_their_masks():
+    """Two halves of one square, cut along its diagonal, have one box; their masks have nothing in common."""
+    upper = torch.ones(10, 10).triu(1).bool()
+    box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    truth = Boxes(box, torch.zeros(1, dtype=torch.int64), upper[None])
+    batch = tiny.ObjectSource(n=4).sample(0)
+    one = Batch({}, batch.where, {"what": replace(batch.labels["what"], objects=(truth,))})
+    for kind, mask, f1 in (("segm", ~upper, 0.0), ("segm", upper, 1.0), ("bbox", ~upper, 1.0)):
+        scores = ObjectScores("what", ("house",), kind)
+        scores.update(told_of(box, [0], mask[None]), one)
+        assert scores.matched()["object_f1"] == f1
+
+
+def test_the_surest_answer_is_matched_first():
+    truth = Boxes(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.zeros(1, dtype=torch.int64))
+    batch = tiny.ObjectSource(n=4).sample(0)
+    one = Batch({}, batch.where, {"what": replace(batch.labels["what"], objects=(truth,))})
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 7.0], [0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 9.0, 10.0]])
+    told = told_of(boxes, [0, 0, 0]) | {"scores": torch.tensor([[0.6, 0.9, 0.7]])}
+    scores = ObjectScores("what", ("house",), "bbox")
+    scores.update(told, one)
+    assert scores.counts().tolist() == [[1.0, 3.0, 1.0]]
+    assert scores.counts(sure=0.8).tolist() == [[1.0, 1.0, 1.0]]

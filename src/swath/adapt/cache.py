@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swath.adapt.task import TaskModule, observed
-from swath.core.batch import Batch, Label, collate
-from swath.core.contracts import Features, LabelSpec, Source
+from swath.adapt.task import TaskModule
+from swath.core.batch import Batch, collate
+from swath.core.contracts import Features, Source
 from swath.core.sensor import Sensor
 
 _AT_ONCE = 16
@@ -67,15 +67,9 @@ class Labelled:
         return self._samples[index]
 
 
-def labels_only(batch: Batch, spec: LabelSpec) -> Batch:
-    """Key, place and label; pixels that no layer shows count as not labelled, as in training on pixels."""
-    label = batch.labels[spec.name]
-    if label.kind in ("mask", "map"):
-        shown = observed(batch, (label.value.shape[-2], label.value.shape[-1]))
-        if shown is not None:
-            valid = label.valid & (shown if label.kind == "mask" else shown[:, None])
-            label = Label(label.kind, label.value, valid)
-    return Batch({}, batch.where, {spec.name: label})
+def labels_only(batch: Batch, task: TaskModule) -> Batch:
+    """Key, place and the label as it is judged."""
+    return Batch({}, batch.where, {task.label.name: task.judged(batch).labels[task.label.name]})
 
 
 @torch.no_grad()
@@ -95,7 +89,7 @@ def fill(
         for at in range(0, len(index), _AT_ONCE):
             chosen = index[at : at + _AT_ONCE]
             part = [source.sample(i, bands) for i in chosen]
-            labels |= {i: labels_only(one, task.label) for i, one in zip(chosen, part, strict=True)}
+            labels |= {i: labels_only(one, task) for i, one in zip(chosen, part, strict=True)}
             if ready:
                 continue
             batch = collate(part)

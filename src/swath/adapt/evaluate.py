@@ -11,7 +11,7 @@ from torch import Tensor
 
 from swath.adapt import constraints
 from swath.adapt.heads import Classes, Tags, Values
-from swath.adapt.task import TaskModule, observed
+from swath.adapt.task import TaskModule
 from swath.adapt.uncertainty.calibration import thinned
 from swath.core.batch import Batch, Label, collate
 from swath.core.contracts import Features, Scores, Source
@@ -23,13 +23,18 @@ PER_SAMPLE = 400
 
 @dataclass
 class Evidence:
-    """What an evaluation leaves behind: `scores`, and thin tensors for calibration (empty where they do not apply)."""
+    """What an evaluation leaves behind: `scores`, and thin tensors for calibration (empty where they do not apply).
+
+    Of `labelled` items, `judged` ones could be seen in the input.
+    """
 
     scores: Scores
     out: list[Tensor] = field(default_factory=list[Tensor])
     target: list[Tensor] = field(default_factory=list[Tensor])
     features: list[Tensor] = field(default_factory=list[Tensor])
     broken: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    labelled: int = 0
+    judged: int = 0
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         return torch.cat(self.out), torch.cat(self.target)
@@ -70,6 +75,9 @@ def evaluate(task: TaskModule, given: Iterator[Batch], *, trust: bool = False) -
     found = Evidence(task.scores())
     for batch in given:
         batch = batch.to(device)
+        whole, batch = batch, task.judged(batch)
+        found.labelled += _labelled(whole, task.label.name)
+        found.judged += _labelled(batch, task.label.name)
         features = task.features(batch)
         out, told = task.tell(features, batch)
         found.scores.update(told, batch)
@@ -84,7 +92,7 @@ def _keep(found: Evidence, task: TaskModule, out: Tensor, features: Features, ba
     label = batch.labels[task.label.name]
     for i in range(len(batch)):
         g = generator(int(batch.where.key[i]), "thin")
-        items, truth = _items(task, out[i : i + 1], _one(label, i), batch[i])
+        items, truth = _items(task, out[i : i + 1], _one(label, i))
         keep = thinned(items, PER_SAMPLE, g)
         found.out.append(items[keep].float().cpu())
         found.target.append(truth[keep].cpu())
@@ -92,17 +100,19 @@ def _keep(found: Evidence, task: TaskModule, out: Tensor, features: Features, ba
         found.features.append(cells[thinned(cells, 16, g)].float().cpu())
 
 
+def _labelled(batch: Batch, name: str) -> int:
+    return int(batch.labels[name].valid.sum())
+
+
 def _one(label: Label, i: int) -> Label:
     objects = label.objects[i : i + 1] if label.objects else ()
     return Label(label.kind, label.value[i : i + 1], label.valid[i : i + 1], objects)
 
 
-def _items(task: TaskModule, out: Tensor, label: Label, batch: Batch) -> tuple[Tensor, Tensor]:
+def _items(task: TaskModule, out: Tensor, label: Label) -> tuple[Tensor, Tensor]:
     """Raw outputs (N, K) and truths of the valid items of one sample."""
     valid = label.valid
     if isinstance(task, Classes):
-        if task.dense and (shown := observed(batch, (valid.shape[-2], valid.shape[-1]))) is not None:
-            valid = valid & shown
         return out.movedim(1, -1)[valid], label.value[valid]
     if isinstance(task, Tags):
         keep = valid.all(1)

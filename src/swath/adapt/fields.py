@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from swath.adapt.heads import Dense, class_weights
 from swath.adapt.losses import Loss
 from swath.adapt.metrics import ClassScores
-from swath.adapt.task import Context, TaskModule, check_classes, check_losses, observed, total
+from swath.adapt.task import Context, TaskModule, check_classes, check_losses, judged, total
 from swath.core.batch import Batch, Boxes, Label
 from swath.core.contracts import Features, Scores, Step
 from swath.core.errors import UserError
@@ -46,6 +46,10 @@ def as_mask(label: Label, border: int) -> Label:
     sizes = [(int(h), int(w)) for h, w in label.value.tolist()]
     value = torch.stack([three_classes(o, s, border) for o, s in zip(label.objects, sizes, strict=True)])
     return Label("mask", value, torch.ones_like(value, dtype=torch.bool))
+
+
+def _seen(mask: Label, batch: Batch, name: str) -> Label:
+    return judged(Batch(batch.layers, batch.where, {name: mask}), name).labels[name]
 
 
 def fields_of(classes: NDArray[Any], least: int) -> NDArray[np.int32]:
@@ -92,8 +96,7 @@ class Fields(TaskModule):
     def learn(self, features: Features, label: Label, batch: Batch) -> Step:
         out, mask = self.head(features, batch, self._size(batch)), as_mask(label, self.border)
         check_classes(mask, self.three, batch)
-        shown = observed(batch, (mask.valid.shape[-2], mask.valid.shape[-1]))
-        valid = mask.valid if shown is None else mask.valid & shown
+        valid = _seen(mask, batch, self.label.name).valid
         return total(self.losses, out, mask.value, valid, class_weights(self))
 
     def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,7 +124,8 @@ class FieldScores:
     def update(self, prediction: Mapping[str, Tensor], batch: Batch) -> None:
         label = batch.labels[self.label]
         mask = as_mask(label, self.border)
-        self.pixels.update(prediction, Batch({}, batch.where, {self.label: mask}))
+        seen = _seen(mask, batch, self.label)
+        self.pixels.update(prediction, Batch({}, batch.where, {self.label: seen}))
         for i in range(len(batch)):
             told = prediction["instances"][i].cpu().numpy()
             self.counts.append(count_matches(told, self._truth(label, mask, i)))

@@ -15,7 +15,7 @@ from swath.adapt.detail import Detail, Planes
 from swath.adapt.losses import Loss
 from swath.adapt.losses.quantile import QUANTILES
 from swath.adapt.metrics import ClassScores, TagScores, ValueScores
-from swath.adapt.task import Context, TaskModule, check_classes, check_losses, decoder_for, observed, total
+from swath.adapt.task import Context, TaskModule, check_classes, check_losses, decoder_for, total
 from swath.core.batch import Batch, Label, Layer
 from swath.core.contracts import Features, Scores, Step
 from swath.core.errors import UserError
@@ -129,11 +129,7 @@ class Classes(TaskModule):
         valid = label.valid.all(1) if label.kind == "tags" else label.valid  # a mixed chip has a share of each class
         if label.kind != "tags":
             check_classes(label, self.label, batch)
-        out = self.answer(features, batch)
-        if self.dense:
-            shown = observed(batch, (valid.shape[-2], valid.shape[-1]))
-            valid = valid if shown is None else valid & shown
-        return total(self.losses, out, label.value, valid, class_weights(self))
+        return total(self.losses, self.answer(features, batch), label.value, valid, class_weights(self))
 
     def read(self, out: Tensor) -> dict[str, Tensor]:
         p = (out.float() / cast("Tensor", self.temperature)).softmax(1)
@@ -213,9 +209,7 @@ class Values(TaskModule):
                 where="task.residual",
                 remedy="let the label's classes name its bands and use l1, mse or huber, or set residual: false",
             )
-        # an image may be asked for exactly where nothing is seen
         self.needs_pixels = self.guide is not None or options.detail > 0
-        self.asks_unseen = context.label.kind == "image"
 
     def _shape(self, like: Tensor) -> tuple[Tensor, Tensor]:
         wide = (1, -1) + (1,) * (like.ndim - 2)
@@ -240,9 +234,6 @@ class Values(TaskModule):
         value, valid = label.value, label.valid
         if value.ndim == 1:
             value, valid = value[:, None], valid[:, None]
-        if self.dense and not self.asks_unseen:
-            shown = observed(batch, (valid.shape[-2], valid.shape[-1]))
-            valid = valid if shown is None else valid & shown[:, None]
         centre, scale = self._shape(value)
         step = total(self.losses, out, (value.float() - centre) / scale, valid, None)
         if self.constraints:

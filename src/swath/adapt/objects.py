@@ -272,11 +272,14 @@ class ObjectScores:
         return {k: (v if v >= 0 else float("nan")) for k, v in out.items()} | self.matched()
 
     def counts(self, at: float = 0.5, sure: float = 0.5) -> NDArray[np.float64]:
-        """(matched, said, true) a sample: objects said with confidence, each truth matched once, at this IoU."""
+        """(matched, said, true) a sample: objects said with confidence, each truth matched once, at this IoU (of masks
+        where there are masks), and with its own class."""
         rows: list[tuple[int, int, int]] = []
         for told, truth in zip(self.told, self.truth, strict=True):
-            keep = told["scores"] >= sure
-            rows.append((match(told["boxes"][keep], truth["boxes"], at), int(keep.sum()), len(truth["labels"])))
+            order = told["scores"].argsort(descending=True, stable=True)
+            order = order[told["scores"][order] >= sure]
+            overlap = overlaps({k: v[order] for k, v in told.items()}, truth)
+            rows.append((match(overlap, at), len(order), len(truth["labels"])))
         return np.array(rows, dtype=float).reshape(-1, 3)
 
     def intervals(self, seed: int = 0, times: int = 1000) -> dict[str, tuple[float, float]]:
@@ -295,13 +298,24 @@ def rates(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         return {"object_precision": hit / said, "object_recall": hit / true, "object_f1": 2 * hit / (said + true)}
 
 
-def match(a: Tensor, b: Tensor, at: float) -> int:
-    """How many boxes of `a` (most confident first) find an own partner in `b` above the IoU `at`."""
+def overlaps(told: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Tensor:
+    """IoU of every answer with every truth, of masks where both have them; zero between different classes."""
     from torchvision.ops import box_iou
 
-    if not len(a) or not len(b):
+    iou = box_iou(told["boxes"].float(), truth["boxes"].float())
+    iou = torch.where(told["labels"][:, None] == truth["labels"], iou, 0.0)
+    if "masks" in told and "masks" in truth:
+        for i, j in iou.nonzero().tolist():
+            a, b = told["masks"][i], truth["masks"][j]
+            iou[i, j] = (a & b).sum() / (a | b).sum().clamp_min(1)
+    return iou
+
+
+def match(iou: Tensor, at: float) -> int:
+    """How many answers (rows, most confident first) find an own partner above the IoU `at`."""
+    if not iou.numel():
         return 0
-    iou, hits = box_iou(a.float(), b.float()), 0
+    hits = 0
     for row in iou:
         best = int(row.argmax())
         if row[best] > at:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from swath.adapt.bundle import Bundle
 from swath.adapt.metrics import names_of
+from swath.adapt.task import observed
 from swath.core.batch import Batch
 from swath.core.contracts import Source
 from swath.core.errors import UnknownName
@@ -26,6 +27,7 @@ def predict(bundle: Bundle, source: Source, out: Path, *, split: str = "", uncer
     index = list(splits[split]) if split else list(range(len(source)))
     bands = {i.sensor: tuple(b.name for b in i.bands) for i in bundle.card.inputs}
     out.mkdir(parents=True, exist_ok=True)
+    every = bundle.task.every_date
     lines: list[str] = []
     rasters = 0
     for i in index:
@@ -36,7 +38,10 @@ def predict(bundle: Bundle, source: Source, out: Path, *, split: str = "", uncer
             array = value[0].float().cpu().numpy() if value.dtype.is_floating_point else value[0].cpu().numpy()
             if value.ndim >= 3 and key not in ("boxes", "masks"):
                 file = out / f"{name.replace('/', '_')}-{key}.tif"
-                write_raster(file, array, _grid(batch, value), bundle.label.classes if key == "classes" else ())
+                planes = array[None] if array.ndim == 2 else array
+                seen = None if bundle.label.kind == "image" else observed(batch, planes.shape[1:], every)
+                names = bundle.label.classes if key == "classes" else ()
+                write_raster(file, planes, _grid(batch, value), (names, None if seen is None else seen[0].numpy()))
                 row[key], rasters = file.name, rasters + 1
             else:
                 row[key] = np.asarray(array).tolist()
@@ -55,21 +60,25 @@ def _grid(batch: Batch, value: Tensor) -> Grid | None:
     return None if grid is None else grid.rescale((value.shape[-2], value.shape[-1]))
 
 
-def write_raster(path: Path, array: Any, grid: Grid | None, classes: tuple[str, ...] = ()) -> None:
-    """A GeoTIFF, georeferenced where the sample's grid is known."""
+def write_raster(path: Path, planes: Any, grid: Grid | None, what: tuple[tuple[str, ...], Any]) -> None:
+    """A GeoTIFF of planes (C, H, W), georeferenced where the sample's grid is known. `what`: the names of classes, and
+    the pixels that the input shows (None: all of them); an answer about others is no data."""
     import warnings
 
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.transform import Affine
 
-    planes = array[None] if array.ndim == 2 else array
+    classes, seen = what
     if planes.dtype == np.bool_ or (planes.dtype == np.int64 and planes.max(initial=0) < 255):
         planes = planes.astype(np.uint8)
+    empty: Any = np.nan if planes.dtype.kind == "f" else 255 if planes.dtype == np.uint8 else -1
+    if seen is not None and planes.shape[1:] == seen.shape:
+        planes = np.where(seen, planes, np.asarray(empty, dtype=planes.dtype))
     place: dict[str, Any] = {"crs": grid.crs, "transform": Affine(*grid.affine)} if grid is not None else {}
     profile: dict[str, Any]
     profile = {"driver": "GTiff", "dtype": str(planes.dtype), "count": len(planes), "compress": "deflate",
-               "height": planes.shape[1], "width": planes.shape[2], **place}  # fmt: skip
+               "height": planes.shape[1], "width": planes.shape[2], "nodata": empty, **place}  # fmt: skip
     part = path.with_name(f".{path.stem}.part.tif")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

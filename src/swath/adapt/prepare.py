@@ -14,7 +14,7 @@ from swath.adapt.build import Recipe, assemble, decoder_of
 from swath.adapt.evaluate import shapes
 from swath.adapt.mix import check_mixing
 from swath.adapt.run import TuneRun
-from swath.adapt.task import TaskModule, check_classes, finest
+from swath.adapt.task import TaskModule, check_classes, finest, judged
 from swath.adapt.tasks import TaskConfig
 from swath.adapt.tuning import TuningConfig
 from swath.core.batch import Batch, Label
@@ -149,10 +149,11 @@ class Look:
 
 
 def look(
-    source: Source, index: Sequence[int], label: LabelSpec, bands: Mapping[str, Sequence[str]], *, mixed: bool = False
+    source: Source, index: Sequence[int], label: LabelSpec, bands: Mapping[str, Sequence[str]], run: TuneRun
 ) -> Look:
     """Class counts, moments of values and of bands over (some of) the training split; labels and sizes are checked on
-    the way (`mixed` sizes are fine when the run crops)."""
+    the way (mixed sizes are fine when the run crops). What the input hides is not counted."""
+    mixed, every = run.augment.crop > 0, bool(getattr(run.task, "every_date", False))
     step = max(1, len(index) // LOOKS)
     counts = torch.zeros(max(1, len(label.classes)), dtype=torch.float64)
     sums: torch.Tensor | None = None
@@ -168,7 +169,10 @@ def look(
                 where=f"{source.name}: {_name(batch)}",
                 remedy="set augment.crop to cut training samples to one size, or resample the data",
             )
-        sums = _label_sums(batch.labels[label.name], label, batch, counts, sums)
+        if label.kind in ("class", "mask"):
+            check_classes(batch.labels[label.name], label, batch)
+        shown = judged(batch, label.name, every)
+        sums = _label_sums(shown.labels[label.name], label, batch, counts, sums)
         for name, layer in batch.layers.items():
             low, high = found.dates.get(name, (layer.shape[1], layer.shape[1]))
             found.dates[name] = (min(low, layer.shape[1]), max(high, layer.shape[1]))
@@ -194,7 +198,6 @@ def look(
 
 def _label_sums(label: Label, spec: LabelSpec, batch: Batch, counts: torch.Tensor, sums: Any) -> Any:
     if label.kind in ("class", "mask"):
-        check_classes(label, spec, batch)
         counts += torch.bincount(label.value[label.valid], minlength=len(counts)).double()
     elif label.kind == "tags":
         counts += (label.value.double() * label.valid).sum(0)
@@ -252,11 +255,18 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
         run.encoder, weights=run.weights or None, adaptation=run.adaptation, exceptions=run.exceptions
     )
     bands = choose_bands(source.sensors, run, encoder.spec)
-    seen = look(source, splits.train, label, bands, mixed=run.augment.crop > 0)
+    seen = look(source, splits.train, label, bands, run)
     first = seen.first
     balanced = bool(getattr(run.task, "balanced", False))
     if label.classes and label.kind in ("class", "mask"):
         told = [c for c, n in zip(label.classes, seen.counts, strict=True) if n > 0]
+        if not told:
+            raise UserError(
+                f"no labelled item of the training split can be seen: the label '{label.name}' is ignored, or the "
+                "input has no data, everywhere",
+                where=source.name,
+                remedy="look at both with `swath check`: nodata and ignore values are the usual cause",
+            )
         if len(told) < 2:
             raise UserError(
                 f"the training split shows only the class {told}", where=source.name, remedy="check the split"

@@ -66,14 +66,33 @@ def finest(batch: Batch) -> tuple[int, int]:
     return max(((v.shape[3], v.shape[4]) for v in batch.layers.values()), default=(0, 0))
 
 
-def observed(batch: Batch, size: tuple[int, int]) -> Tensor | None:
-    """Pixels that some layer shows at some date, bool (B, H, W); None when there are no layers to ask."""
+def observed(batch: Batch, size: tuple[int, int], every: bool = False) -> Tensor | None:
+    """Pixels that some layer shows at some date, or (`every`) at each of several dates, bool (B, H, W); None when there
+    are no layers to ask."""
+    layers = list(batch.layers.values())
+    steps = max((v.shape[1] for v in layers), default=0)
     shown: Tensor | None = None
-    for layer in batch.layers.values():
-        here = layer.valid.any(1).float()
-        here = (here if here.shape[-2:] == size else F.interpolate(here, size, mode="nearest")).squeeze(1) > 0
+    for layer in layers:
+        if every and layer.shape[1] < steps:
+            continue  # what has no dates cannot stand for one of them
+        here = layer.valid[:, :, 0].float()
+        here = (here if here.shape[-2:] == size else F.interpolate(here, size, mode="nearest")) > 0
+        here = here if every else here.any(1, keepdim=True)
         shown = here if shown is None else shown | here
-    return shown
+    return None if shown is None else shown.all(1)
+
+
+def judged(batch: Batch, name: str, every: bool = False) -> Batch:
+    """The batch with pixels of its label (a mask or a map) that nothing shows counted as not labelled: no answer is
+    learnt or judged where there is nothing to see, and maps have no data there either."""
+    label = batch.labels.get(name)
+    if label is None or label.kind not in ("mask", "map"):
+        return batch
+    shown = observed(batch, (label.value.shape[-2], label.value.shape[-1]), every)
+    if shown is None:
+        return batch
+    valid = label.valid & (shown if label.valid.ndim == 3 else shown[:, None])
+    return Batch(batch.layers, batch.where, {**batch.labels, name: replace(label, valid=valid)})
 
 
 class TaskModule(nn.Module, ABC):
@@ -124,6 +143,13 @@ class TaskModule(nn.Module, ABC):
     @abstractmethod
     def scores(self) -> Scores: ...
 
+    every_date = False
+    """Whether an answer about a pixel needs all of its dates."""
+
+    def judged(self, batch: Batch) -> Batch:
+        """The batch as it is learnt from and judged: see `judged`."""
+        return judged(batch, self.label.name, self.every_date)
+
     needs_pixels = False
     """Whether the answer needs the input itself beside the features (then features alone cannot be cached)."""
 
@@ -138,7 +164,7 @@ class TaskModule(nn.Module, ABC):
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Step:
         if self.label.name not in batch.labels:
             raise UserError(f"the batch has no label '{self.label.name}'", where=", ".join(names_of(batch)[:3]))
-        label = batch.labels[self.label.name]
+        label = self.judged(batch).labels[self.label.name]
         return self.learn(self.features(batch), label, batch)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

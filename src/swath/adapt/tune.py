@@ -63,6 +63,7 @@ def tune(run: TuneRun, source: Source | None = None, command: Sequence[str] = ()
     learned = _fit(run, ready, out)
     trusted, extra, reliability = _trust(run, ready)
     evidence = evaluate(ready.task, batches(ready.source, ready.splits.test, ready.bands, AT_ONCE), trust=True)
+    _say_hidden(ready, evidence)
     trusted = _reached(ready, trusted, evidence)
     scores = evidence.scores.compute()
     bundle = _bundle(run, ready, trusted, scores, extra)
@@ -194,6 +195,15 @@ def _trust(run: TuneRun, ready: Prepared) -> tuple[Calibration, dict[str, Tensor
         known = q if q != float("inf") else None
         return Calibration(alpha=run.trust.alpha, conformal=known), extra, curves
     return Calibration(), extra, curves
+
+
+def _say_hidden(ready: Prepared, evidence: Evidence) -> None:
+    """A note where the input does not show what the label describes."""
+    hidden = evidence.labelled - evidence.judged
+    if hidden:
+        which = "one of the dates does not show" if ready.task.every_date else "no date shows"
+        share = f"{100 * hidden / evidence.labelled:.1f} %"
+        ready.notes.append(f"{share} of the test split's labelled pixels are not scored: {which} them")
 
 
 def _reached(ready: Prepared, trusted: Calibration, evidence: Evidence) -> Calibration:

@@ -18,12 +18,15 @@ class Change:
 
     `detail` channels of the input's own pixels refine the decoder's map: edges and spectra finer than a patch. Left
     out, there are 32 of them, and none where a frozen encoder is read from its cached features.
+
+    A pixel that one of the dates hides is neither learnt from nor judged: nobody can say whether it changed.
     """
 
     kind: ClassVar[str] = "change"
     takes: ClassVar[tuple[LabelKind, ...]] = ("mask",)
     decoder: ClassVar[str] = "unet"
     fusion: ClassVar[str] = "concat"
+    every_date: ClassVar[bool] = True
     label: str = ""
     losses: tuple[Annotated[Loss, LOSSES], ...] = (CrossEntropy(),)
     balanced: bool = True
@@ -31,7 +34,9 @@ class Change:
     detail: int | None = None
 
     def build(self, context: Context) -> Classes:
-        return Classes(context, self.losses, True, self.dropout, self.detail or 0)
+        made = Classes(context, self.losses, True, self.dropout, self.detail or 0)
+        made.every_date = self.every_date
+        return made
 
 
 MEMBER = Change
