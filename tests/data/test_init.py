@@ -333,3 +333,120 @@ def test_a_loop_makes_steps_enough(train, batch, epochs):
 
     found = loop_of(train)
     assert (found["batch_size"], found["epochs"]) == (batch, epochs)
+
+
+SQUARE, DIAGONAL = np.zeros((16, 16), bool), np.tri(16, 16, -9).astype(bool)
+SQUARE[2:6, 3:9] = True
+
+
+def runs(mask):
+    """COCO's run lengths: down the columns, first those of 0."""
+    flat = mask.T.ravel()
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *ends, flat.size]).tolist()
+    return [0, *counts] if flat[0] else counts
+
+
+@pytest.mark.parametrize("form", ["polygon", "runs", "compressed"])
+def test_instances_from_coco(tmp_path, form):
+    plain(tmp_path, [f"images/{i}.tif" for i in range(12)])
+
+    def shape(mask, ring):
+        if form == "polygon":
+            return [ring]
+        if form == "runs":
+            return {"size": [16, 16], "counts": runs(mask)}
+        pack = pytest.importorskip("pycocotools.mask")
+        return {"size": [16, 16], "counts": pack.encode(np.asfortranarray(mask, "uint8"))["counts"].decode()}
+
+    masks = [(SQUARE, [3, 2, 9, 2, 9, 6, 3, 6], [3, 2, 6, 4]), (DIAGONAL, [0, 9, 0, 16, 7, 16], [0, 9, 7, 7])]
+    note = {"images": [{"id": i, "file_name": f"{i}.tif"} for i in range(12)],
+            "categories": [{"id": 5, "name": "ship"}, {"id": 2, "name": "car"}],
+            "annotations": [{"image_id": i, "category_id": c, "bbox": box, "segmentation": shape(mask, ring)}
+                            for i in range(12) for c, (mask, ring, box) in zip((5, 2), masks, strict=True)]}  # fmt: skip
+    (tmp_path / "annotations.json").write_text(json.dumps(note))
+    source, run, _ = started(tmp_path, "instances")
+    found = source.sample(3).labels["label"].objects[0]
+    assert run["task"]["kind"] == "instances" and found.classes.tolist() == [1, 0]
+    assert np.array_equal(found.masks[0].numpy(), SQUARE)
+    assert np.logical_xor(found.masks[1].numpy(), DIAGONAL).sum() <= (8 if form == "polygon" else 0)
+
+
+def test_boxes_of_coco_are_no_instances(tmp_path):
+    test_boxes_from_coco(tmp_path / "a", "annotations.json")
+    for name in ("card.toml", "run.yaml", "splits.json"):
+        (tmp_path / "a" / name).unlink()
+    source, _, _ = started(tmp_path / "a", "instances")
+    with pytest.raises(UserError, match=r"no segmentation(.|\n)*image 0(.|\n)*detect"):
+        source.sample(0)
+
+
+@pytest.mark.parametrize("task", ["instances", "boundaries"])
+def test_numbered_objects(tmp_path, task):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        ids = np.where(SQUARE, 7, np.where(DIAGONAL, 40 + i, 0)).astype("uint16")[None]
+        write(tmp_path / "images" / f"{i}.tif", rng.integers(0, 9000, (4, 16, 16)).astype("uint16"))
+        write(tmp_path / "masks" / f"{i}.tif", ids)
+    done = start(tmp_path, task, Hints("sentinel2-l2a", S2))
+    assert any("taken for objects" in a for a in done.assumed)
+    found = open_source(tmp_path).sample(5).labels["label"].objects[0]
+    assert np.array_equal(found.masks.numpy(), np.stack([SQUARE, DIAGONAL]))
+    assert found.xyxy.tolist() == [[3, 2, 9, 6], [0, 9, 7, 16]]
+
+
+def test_polygons_are_objects_where_a_task_wants_them(tmp_path):
+    import geopandas
+    from shapely.geometry import box
+
+    shapes = []
+    for i in range(10):
+        x, y = 500000 + 1000 * i, 5000000
+        write(tmp_path / "images" / f"{i}.tif", np.full((3, 16, 16), i, "uint8"), origin=(x, y))
+        shapes += [box(x, y - 40, x + 40, y), box(x + 80, y - 200, x + 160, y - 80)]
+    geopandas.GeoDataFrame({"crop": ["maize"] * 20}, geometry=shapes, crs="EPSG:32631").to_file(
+        tmp_path / "fields.geojson"
+    )
+    source, _, _ = started(tmp_path, "instances")
+    found = source.sample(4).labels["label"].objects[0]
+    assert sorted(found.xyxy.tolist()) == [[0, 0, 4, 4], [8, 8, 16, 16]] and found.masks.sum() == 16 + 64
+
+
+@pytest.mark.parametrize(("task", "folder", "times"), [("superres", "hr", 2), ("gapfill", "targets", 1)])
+def test_images_to_answer_with(tmp_path, task, folder, times):
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        fine = rng.integers(1200, 4000, (4, 16 * times, 16 * times)).astype("uint16")
+        write(tmp_path / folder / f"{i}.tif", fine)
+        for day in ("20210501", "20210601") if task == "gapfill" else ("",):
+            name = f"{i}_{day}.tif" if day else f"{i}.tif"
+            write(tmp_path / "images" / name, fine[:, ::times, ::times])
+    done = start(tmp_path, task, Hints("sentinel2-l2a", S2))
+    one = open_source(tmp_path).sample(0)
+    label, seen = one.labels["label"], one.layers["sentinel2-l2a"].x[:, 0]
+    assert label.kind == "image" and label.value.shape == (1, 4, 16 * times, 16 * times)
+    torch.testing.assert_close(label.value[..., ::times, ::times], seen)
+    assert yaml.safe_load(done.run.read_text())["task"]["kind"] == task
+    assert open_source(tmp_path).labels["label"].classes == S2
+
+
+def test_a_card_that_is_there_gets_splits_beside_it(tmp_path):
+    folder(tmp_path, n=20, names=S2_NAMES)
+    start(tmp_path, "segment", Hints("sentinel2-l2a", S2))
+    kept = (tmp_path / "card.toml").read_text().split("[splits]")
+    (tmp_path / "card.toml").write_text(kept[0] + "[[layer]]" + kept[1].split("[[layer]]", 1)[1])
+    before = (tmp_path / "card.toml").read_text()
+    for name in ("run.yaml", "splits.json"):
+        (tmp_path / name).unlink()
+    start(tmp_path, "segment", Hints())
+    assert (tmp_path / "card.toml").read_text() == before
+    assert set(open_source(tmp_path).splits()) == {"train", "val", "test"}
+
+
+def test_an_empty_cell_is_no_class(tmp_path):
+    plain(tmp_path, [f"images/{i:03d}.tif" for i in range(12)])
+    rows = [f"{i:03d},{'' if i == 4 else ['water', 'forest'][i % 2]}" for i in range(12)]
+    (tmp_path / "labels.csv").write_text("\n".join(["key,label", *rows]))
+    source, _, _ = started(tmp_path, "classify")
+    assert source.labels["label"].classes == ("forest", "water")
+    assert [bool(source.sample(i).labels["label"].valid) for i in range(12)] == [i != 4 for i in range(12)]

@@ -11,6 +11,7 @@ import torch
 from swath.core import SENSORS, UserError
 from swath.world import Site, World
 from swath.world.files import Render, days_of, render, stored, write_scene
+from swath.world.labels import LABELS as KNOWN
 
 DAYS = ("2023-04-10", "2023-07-25")
 LABELS = ("land_cover", "fields", "yield", "canopy_height", "tags", "hires")
@@ -32,7 +33,8 @@ def test_two_workers_write_the_same_bytes(rendered, tmp_path):
     list(render(Render(str(tmp_path), 7, SENSED, DAYS, LABELS, chips=2, size=60, near="cropland"), workers=2))
     first, second = hashes(rendered), hashes(tmp_path)
     assert first == second
-    assert len(first) == 1 + 2 * (2 * 3 + 1) + 2 * 2 * 3 + 2 * 2 + 2 * (len(LABELS) + 1)
+    tables = 2  # yield, tags
+    assert len(first) == 2 + tables + 2 * (2 * 3 + 1) + 2 * 2 * 3 + 2 * 2 + 2 * (len(LABELS) + 1)
     assert not [p for p in tmp_path.rglob(".*") if p.is_file()], "nothing is left half-written"
 
 
@@ -154,3 +156,31 @@ def test_memory_does_not_follow_the_scene(tmp_path):
         return int(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
 
     assert peak(3072) < 1.1 * peak(1024)
+
+
+def test_a_rendered_folder_has_a_card(tmp_path):
+    """Every kind of label, by the card that the renderer wrote: what a source reads is what the world said."""
+    from swath.data.open import open_source
+
+    names = ("land_cover", "crop", "tags", "yield", "fields", "objects", "canopy_height")
+    run = Render(str(tmp_path), 7, ("sentinel2-l2a", "copdem"), DAYS, names, chips=2, size=60, near="cropland")
+    list(render(run))
+    source = open_source(tmp_path)
+    assert set(source.labels) == set(names) and len(source) == 2
+    world = World(7)
+    sites = world.sites(2, seed=0, near="cropland")
+    for i, site in enumerate(sites):
+        told = source.sample(i)
+        true = world.batch([site], 60, ["sentinel2-l2a"], days_of(DAYS), names)
+        assert told.layers["sentinel2-l2a"].shape[:2] == (1, len(DAYS)) and told.layers["copdem"].shape[1] == 1
+        assert told.layers["sentinel2-l2a"].times.tolist() == [days_of(DAYS)]
+        for name in names:
+            a, b = told.labels[name], true.labels[name]
+            assert a.kind == b.kind == source.labels[name].kind and source.labels[name].classes == KNOWN[name].classes
+            if a.kind != "boxes":
+                assert bool((a.valid == b.valid).all())
+                torch.testing.assert_close(a.value.float(), b.value.float(), rtol=0, atol=1e-4)
+            else:
+                rows = [sorted(x.labels[name].objects[0].xyxy.round().tolist()) for x in (told, true)]
+                assert rows[0] == rows[1]
+        assert told.labels["fields"].objects[0].masks.sum() == true.labels["fields"].objects[0].masks.sum()

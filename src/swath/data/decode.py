@@ -158,6 +158,12 @@ def map_label(raw: Pixels, card: LabelCard, nodata: float | None = None) -> Labe
     return Label("map", torch.from_numpy(x)[None], torch.from_numpy(valid)[None])
 
 
+def image_label(raw: Pixels, card: LabelCard, nodata: float | None = None) -> Label:
+    """An image (K, H, W) on a grid of its own, in the label's unit; a pixel counts where all its bands are known."""
+    found = map_label(raw, card, nodata)
+    return Label("image", found.value, found.valid)
+
+
 def class_label(value: object, card: LabelCard, where: str) -> Label:
     """One class by name, or by stored value."""
     index: int | None = None

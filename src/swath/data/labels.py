@@ -84,6 +84,32 @@ def vector_label(frame: Any, grid: Grid | None, card: LabelCard, where: str) -> 
     return mask_label(burn(frame, grid, card, where), card, where)
 
 
+def laid_on(frame: Any, grid: Grid | None, card: LabelCard, where: str) -> Label:
+    """A vector layer on the image's grid: as a mask, or every polygon as an object."""
+    if card.kind != "boxes":
+        return vector_label(frame, grid, card, where)
+    from rasterio.features import rasterize
+    from rasterio.transform import Affine
+
+    if grid is None:
+        raise UserError("the image has no georeference, so a vector label cannot be laid on it", where=where)
+    frame = frame.to_crs(grid.crs) if frame.crs is not None and grid.crs else frame
+    west, south, east, north = grid.extent
+    shapes = [s for s in frame.cx[west:east, south:north].geometry if s is not None and not s.is_empty]
+    size, affine = grid.shape, Affine(*grid.affine)
+    masks = [cast(Pixels, rasterize([s], out_shape=size, transform=affine, dtype="uint8")) > 0 for s in shapes]
+    masks = [m for m in masks if m.any()]
+    boxes = [(_around(m), 0) for m in masks]
+    stack = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
+    return boxes_label(boxes, size, torch.from_numpy(stack))
+
+
+def _around(mask: Pixels) -> list[float]:
+    """The box (xyxy) about a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]
+
+
 class Table:
     """A CSV or Parquet table with one row per key. Tags stand in one column, or as 0 and 1 in a column each."""
 
@@ -135,7 +161,7 @@ def label_of(value: Any, card: LabelCard, where: str) -> Label:
         except (TypeError, ValueError):
             raise UserError(f"'{value}' is not a number", where=where) from None
     if card.kind == "class":
-        if value is None:
+        if value is None or value == "":
             return Label("class", torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool))
         return class_label(value, card, where)
     if card.kind == "tags":
@@ -151,8 +177,55 @@ def boxes_label(found: Sequence[tuple[Sequence[float], int]], shape: tuple[int, 
     return Label("boxes", torch.tensor([list(shape)]), valid, (Boxes(xyxy, classes, masks),))
 
 
+def numbered_label(ids: Pixels, card: LabelCard, nodata: float | None) -> Label:
+    """A raster of objects' numbers (H, W) as boxes with masks, all of the card's first class; 0 is no object."""
+    empty = {0, *(int(v) for v in card.ignore), *(() if nodata is None or not np.isfinite(nodata) else (int(nodata),))}
+    numbers = [int(v) for v in np.unique(ids) if int(v) not in empty]
+    masks = np.stack([ids == n for n in numbers]) if numbers else np.zeros((0, *ids.shape), dtype=bool)
+    return boxes_label(
+        [(_around(m), 0) for m in masks], (int(ids.shape[0]), int(ids.shape[1])), torch.from_numpy(masks)
+    )
+
+
+def drawn(shape: Any, size: tuple[int, int], where: str) -> Pixels:
+    """COCO's segmentation as a mask: polygons in pixels, or run lengths down the columns."""
+    from rasterio.features import rasterize
+
+    h, w = size
+    if isinstance(shape, list):
+        polygons = cast("list[list[float]]", shape)
+        rings = [[(float(x), float(y)) for x, y in zip(p[::2], p[1::2], strict=True)] for p in polygons if len(p) >= 6]
+        shapes: Any = [{"type": "Polygon", "coordinates": [[*r, r[0]]]} for r in rings]
+        return cast(Pixels, rasterize(shapes, size, dtype="uint8")) > 0 if shapes else np.zeros(size, dtype=bool)
+    runs: Any = shape.get("counts") if isinstance(shape, dict) else None
+    if isinstance(runs, str):
+        runs = _run_lengths(runs)
+    if not isinstance(runs, list) or sum(cast("list[int]", runs)) != h * w:
+        raise UserError(f"a segmentation does not fill its image of {h} x {w} pixels", where=where)
+    flat = np.repeat(np.arange(len(cast("list[int]", runs))) % 2, cast("list[int]", runs))
+    return flat.reshape(w, h).T.astype(bool)
+
+
+def _run_lengths(text: str) -> list[int]:
+    """COCO's compressed run lengths: six bits a character, the fifth says "more", and from the third on differences
+    to the one before the last."""
+    out: list[int] = []
+    at = 0
+    while at < len(text):
+        value, shift, more = 0, 0, True
+        while more:
+            bits = ord(text[at]) - 48
+            value |= (bits & 31) << shift
+            more, shift, at = bool(bits & 32), shift + 5, at + 1
+            if not more and bits & 16:
+                value -= 1 << shift
+        out.append(value + (out[-2] if len(out) > 2 else 0))
+    return out
+
+
 class Coco:
-    """A COCO annotation file: boxes by the stem of the image's file name."""
+    """A COCO annotation file: boxes by the stem of the image's file name; with their masks where the card's column is
+    `segmentation`."""
 
     def __init__(self, path: Path, card: LabelCard) -> None:
         self.path, self.card = path, card
@@ -161,6 +234,7 @@ class Coco:
             categories = {int(c["id"]): str(c["name"]) for c in data["categories"]}
             images = {int(i["id"]): Path(str(i["file_name"])).stem for i in data["images"]}
             self.found: dict[str, list[tuple[list[float], int]]] = {k: [] for k in images.values()}
+            self.shapes: dict[str, list[Any]] = {k: [] for k in images.values()}
             order = card.classes or tuple(categories[k] for k in sorted(categories))
             for a in data["annotations"]:
                 x, y, w, h = (float(v) for v in a["bbox"])
@@ -170,10 +244,20 @@ class Coco:
                 if int(a["image_id"]) not in images:
                     raise UserError(f"an annotation is of image {a['image_id']}, which is not listed", where=str(path))
                 self.found[images[int(a["image_id"])]].append(([x, y, x + w, y + h], order.index(name)))
+                self.shapes[images[int(a["image_id"])]].append(a.get("segmentation"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
             raise UserError(f"the file is not COCO: {type(why).__name__} {why}", where=str(path)) from why
         self.classes = order
 
     def label(self, key: str, shape: tuple[int, int]) -> Label | None:
         """The boxes of a key; None when the file does not list the image."""
-        return None if key not in self.found else boxes_label(self.found[key], shape)
+        if key not in self.found:
+            return None
+        if self.card.column != "segmentation":
+            return boxes_label(self.found[key], shape)
+        where = f"{self.path}, image {key}"
+        if not all(self.shapes[key]):
+            raise UserError("an annotation has no segmentation", where=where, remedy="choose the task detect")
+        masks = [drawn(s, shape, where) for s in self.shapes[key]]
+        stack = np.stack(masks) if masks else np.zeros((0, *shape), dtype=bool)
+        return boxes_label(self.found[key], shape, torch.from_numpy(stack))

@@ -73,7 +73,7 @@ def parts(text: str) -> list[str]:
 
 def _class(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, str, tuple[str, ...]] | None:
     for column in _first(columns, _CLASS_COLUMNS):
-        seen = Counter(str(r[column]).strip() for r in rows)
+        seen = Counter(word for r in rows if (word := str(r[column] or "").strip()))
         if 1 < len(seen) <= min(MOST, max(2, len(rows) // 2)) and not any("." in v and _number(v) for v in seen):
             whole = all(v.lstrip("-").isdigit() for v in seen)
             return "class", column, tuple(sorted(seen, key=int) if whole else sorted(seen))

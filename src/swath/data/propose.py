@@ -7,7 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from swath.core.errors import UserError
+from swath.core.sensors import SENSORS
 from swath.data.card import Card, LabelCard, LayerCard
 from swath.data.identify import FOLDERS, folder_word, identify
 from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
@@ -20,6 +23,11 @@ LABEL_WORDS = {
     "mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "target", "targets",
     "seg", "segmentation", "lulc",
 }  # fmt: skip
+TARGET_WORDS = {"hr", "hires", "highres", "clear", "cloudfree", "reference", "references"}
+"""Folders of the images that a task on images answers with."""
+IMAGES = ("superres", "gapfill")
+OBJECTS = ("instances", "boundaries")
+"""Tasks on objects with masks."""
 IMAGE_WORDS = {"image", "images", "img", "imgs", "chips", "inputs", "rasters", "scenes", "tiles"}
 _IMAGE_TAIL = re.compile(r"^(?P<key>.+?)(?P<tail>[_.\-](?:image|img|sat|merged|chip|input))$", re.IGNORECASE)
 _LABEL_TAIL = re.compile(r"^(?P<key>.+?)(?P<tail>[_.\-](?:mask|label|labels|gt|annotation|target))$", re.IGNORECASE)
@@ -110,7 +118,8 @@ def _divide(
     root: Path, groups: dict[tuple[str, ...], list[str]], names: list[str], hints: Hints, notes: list[Note]
 ) -> tuple[Found, list[LabelCard]]:
     """Images (path, files, folder) and labels, by the names of folders or by the ends of file names."""
-    labelled = {s: p for s, p in groups.items() if _is(LABEL_WORDS, s)}
+    words = LABEL_WORDS | (TARGET_WORDS if hints.task in IMAGES else set())
+    labelled = {s: p for s, p in groups.items() if _is(words, s)}
     rest = {s: p for s, p in groups.items() if s not in labelled}
     if not rest:
         raise UserError("there are labels but no images", where=str(root), remedy="images belong in images/")
@@ -126,7 +135,7 @@ def _divide(
         tail, image_tail = _tails(paths, seen)
         if tail or image_tail:
             notes.append(Note(f"in {'/'.join(shape)} names end with '{tail}', those of images with '{image_tail}'"))
-        labels.append(_raster_label(root, (_spec(shape, paths, tail), paths, hints.task), len(labels), notes))
+        labels.append(_raster_label(root, (_spec(shape, paths, tail), paths, hints), len(labels), notes))
     if hints.pattern:
         paths = [p for ps in rest.values() for p in ps]
         return [(hints.pattern, paths, "")], labels or _loose_labels(root, names, (sorted(seen), hints.task), notes)
@@ -171,7 +180,7 @@ def _by_tail(
     image_path = "/".join((*shape, "{key}" + own + _suffix(images)))
     if not own:
         image_path = "/".join((*shape, f"{{key:(?:(?!{re.escape(tail)}\\.)[^/])+?}}{_suffix(images)}"))
-    label = _raster_label(root, ("/".join((*shape, "{key}" + tail + _suffix(masks))), masks, hints.task), 0, notes)
+    label = _raster_label(root, ("/".join((*shape, "{key}" + tail + _suffix(masks))), masks, hints), 0, notes)
     return [(image_path, images, shape[-1] if shape else "")], [label]
 
 
@@ -184,21 +193,48 @@ def _by_class(rest: dict[tuple[str, ...], list[str]], notes: list[Note]) -> tupl
     return [(pattern, paths, "")], [LabelCard("class", classes=classes, column="folder")]
 
 
-def _raster_label(root: Path, found: One, order: int, notes: list[Note]) -> LabelCard:
-    """A mask or a map: as the task wants, else whole numbers in one band are classes."""
-    path, paths, task = found
-    head = info(root / paths[0])
+def _raster_label(root: Path, found: tuple[str, list[str], Hints], order: int, notes: list[Note]) -> LabelCard:
+    """A mask, a map, an image or objects: as the task wants, else whole numbers in one band are classes."""
+    path, paths, hints = found
+    task, head = hints.task, info(root / paths[0])
     name = "label" if order == 0 else f"label{order + 1}"
+    if task in IMAGES:
+        return _image_label(root, name, found, notes)
+    if task in OBJECTS and head.count == 1 and not head.dtype.startswith("float"):
+        values = {int(v) for v in np.unique(probe([root / p for p in paths]).values)}
+        if max(values, default=0) > 2 and not values <= {0, 1, 2, 255}:
+            notes.append(Note(f"label '{name}': the numbers in {path} are taken for objects, one each", False))
+            return LabelCard("boxes", name=name, classes=("object",), path=path)
     kind = "mask" if head.count == 1 and not head.dtype.startswith("float") else "map"
     if task == "regress":
         kind = "map"
-    elif kind == "map" and head.count == 1 and task in ("segment", "change"):
+    elif kind == "map" and head.count == 1 and task in ("segment", "change", "boundaries"):
         values = probe([root / p for p in paths]).values
         if values.size and bool((values == values.round()).all()):
             kind = "mask"
             notes.append(Note(f"label '{name}': whole numbers stored as {head.dtype} are taken for classes", False))
     notes.append(Note(f"label '{name}' is a {kind}: {head.count} band of {head.dtype} in {path}"))
     return LabelCard(kind, name=name, path=path)
+
+
+def _image_label(root: Path, name: str, found: tuple[str, list[str], Hints], notes: list[Note]) -> LabelCard:
+    """An image that the task answers with: its bands and units are found as a layer's are."""
+    path, paths, hints = found
+    head, seen = info(root / paths[0]), probe([root / p for p in paths])
+    who = identify(head, "", hints.sensor, hints.bands)
+    values = seen.values[: len(who.bands)]
+    if who.own is not None:
+        unit, units, scale, offset = who.own.bands[0].unit, displayed(values, seen.dtype), 1.0, 0.0
+    else:
+        sensor = SENSORS.get(who.sensor).select(who.bands)
+        band, units = sensor.bands[0], judge(values, seen.dtype, sensor)
+        unit, scale, offset = band.unit, band.scale, band.offset
+    notes.append(Note(f"label '{name}' is an image of {', '.join(who.bands)} in {path}: {who.why}", who.certain))
+    notes.append(Note(f"label '{name}': {units.why}", units.certain))
+    return LabelCard(
+        "image", name=name, classes=who.bands, path=path, unit=unit,
+        scale=scale if units.scale is None else units.scale, offset=offset if units.offset is None else units.offset,
+    )  # fmt: skip
 
 
 def _stem(path: str) -> str:
@@ -222,12 +258,13 @@ def _tails(labels: list[str], images: set[str]) -> tuple[str, str]:
 def _loose_labels(root: Path, names: list[str], wanted: tuple[list[str], str], notes: list[Note]) -> list[LabelCard]:
     """A table, vector layer or COCO file, or a folder of vector files; `wanted`: the images' keys and the task."""
     keys, task = wanted
-    if task in ("detect", "instances"):
+    if task == "detect" or task in OBJECTS:
         for path in (p for p in names if p.endswith(".json") and p.count("/") < 2):
             found = coco_label(root, path)
             if found is not None:
                 notes.append(Note(f"boxes of {len(found.classes)} classes in {path} (COCO)"))
-                return [found]
+                return [replace(found, column="segmentation") if task in OBJECTS else found]
+    if task == "detect":
         return []
     folders = Counter(p.rpartition("/")[0] for p in names if p.endswith(VECTOR_FILES))
     for folder, _ in folders.most_common():
@@ -235,9 +272,9 @@ def _loose_labels(root: Path, names: list[str], wanted: tuple[list[str], str], n
         files = [p for p in names if p.endswith(VECTOR_FILES) and p.rpartition("/")[0] == folder]
         if not last or (folder_word(last) not in LABEL_WORDS and not {_stem(p) for p in files} & set(keys)):
             continue
-        return [_vector(root, folder, files, notes)]
+        return [_vector(root, (folder, files, task), notes)]
     for path in (p for p in names if p.endswith(VECTOR_FILES) and "/" not in p):
-        return [_vector(root, path, [path], notes)]
+        return [_vector(root, (path, [path], task), notes)]
     for path in (p for p in names if p.endswith(TABLES) and p.count("/") < 2 and not _stem(p).startswith("split")):
         found = table_label(root, path, keys, task)
         if found is not None:
@@ -248,7 +285,11 @@ def _loose_labels(root: Path, names: list[str], wanted: tuple[list[str], str], n
     return []
 
 
-def _vector(root: Path, path: str, files: list[str], notes: list[Note]) -> LabelCard:
+def _vector(root: Path, what: One, notes: list[Note]) -> LabelCard:
+    path, files, task = what
+    if task in OBJECTS:
+        notes.append(Note(f"vector labels in {path}: every polygon is an object"))
+        return LabelCard("boxes", classes=("object",), path=path)
     found = vector_label(root, path, files)
     by = f"the classes of column '{found.column}'" if found.column else "every polygon is class 1"
     notes.append(Note(f"vector labels in {path}: {by}", bool(found.column)))

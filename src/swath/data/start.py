@@ -38,7 +38,7 @@ TASKS = {
     "gapfill": ("image",),
     "superres": ("image",),
 }
-LIKE = {"series": "classify", "boundaries": "segment"}
+LIKE = {"series": "classify"}
 """Tasks whose labels lie in a folder as another task's do."""
 SPLIT = (("train", 0.7), ("val", 0.15), ("test", 0.15))
 TURNS = ("segment", "change", "regress", "detect", "instances", "boundaries", "classify", "multilabel")
@@ -82,7 +82,10 @@ def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder:
     card = _label_for(root, card, task, index, notes)
     writes: dict[Path, str] = {}
     splits = _splits(root, card, index, notes)
-    if not any(i.split for i in index.items) and not kept.is_file():
+    fresh = not any(i.split for i in index.items)
+    if fresh and kept.is_file():  # the card stays as it is; a file of this name at the root is found without its word
+        writes[root.resolve() / "splits.json"] = json.dumps(splits.keys, indent=0)
+    elif fresh:
         file = "splits.json" if target == root.resolve() else str(target / "splits.json")
         card = replace(card, splits=SplitCard(splits.rule, file, {k: len(v) for k, v in splits.keys.items()}))
         writes[target / "splits.json"] = json.dumps(splits.keys, indent=0)

@@ -1,9 +1,11 @@
 """The world as true files: GeoTIFFs with scale, offset and nodata, labels, and STAC items, without any time stamp.
 
     DIR/world.json                          what was rendered
+    DIR/card.toml                           what `swath init` reads: layers, bands, labels, classes, units
     DIR/images/{key}_{date}_{sensor}.tif    stored values of the product (COG for scenes)
     DIR/clouds/{key}_{date}.tif             0 clear, 1 cloud, 2 thin cloud, 3 shadow
     DIR/labels/{label}/{key}.tif or .json   rasters, or values and boxes
+    DIR/labels/{label}.csv or .json         the values of all chips as a table, the boxes as COCO
     DIR/items/{key}_{date}_{sensor}.json    STAC item
 
 Every file is a function of its settings alone and is moved into place when it is whole, so any number of workers
@@ -28,7 +30,7 @@ from rasterio.transform import Affine
 from rasterio.windows import Window as RasterWindow
 
 from swath.core import SENSORS, Batch, Grid, Label, LabelSpec, Sensor, UserError, Window
-from swath.world import globe
+from swath.world import card, globe
 from swath.world.labels import LABELS
 from swath.world.moment import EPOCH
 from swath.world.noise import Plane
@@ -130,8 +132,12 @@ def write_image(path: Path, x: Plane, sensor: Sensor, grid: Grid, day: int | Non
 
 def write_json(path: Path, value: Any) -> Path:
     """Plain data with sorted keys, moved into place when whole."""
+    return _write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def _write_text(path: Path, text: str) -> Path:
     part = _part(path)
-    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     return _settle(part, path)
 
 
@@ -260,7 +266,26 @@ def render(run: Render, workers: int = 1) -> Iterator[str]:
 
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             yield from pool.map(render_chip, jobs)
-    write_json(Path(run.out) / "world.json", {"render": about, "chips": places})
+    out, keys = Path(run.out), [str(p["key"]) for p in places]
+    write_json(out / "world.json", {"render": about, "chips": places})
+    _write_card(out, run, keys)
+
+
+def _write_card(out: Path, run: Render, keys: Sequence[str]) -> None:
+    """The card, and labels that are not rasters once more in one file."""
+    masked: list[str] = []
+    for name in run.labels:
+        spec = LABELS[name]
+        if spec.kind in ("class", "tags", "scalar"):
+            _write_text(out / "labels" / f"{name}.csv", card.table_of(spec, card.gathered(out, name, keys)))
+        elif spec.kind == "boxes" and (out / "labels" / name / f"{keys[0]}.tif").is_file():
+            masked.append(name)
+        elif spec.kind == "boxes":
+            write_json(out / "labels" / f"{name}.json", card.coco_of(spec, card.gathered(out, name, keys), run.size))
+    _write_text(
+        out / "card.toml",
+        card.card_of("-".join((f"world{run.seed}", run.near, *run.labels)), run.sensors, run.labels, masked),
+    )
 
 
 def _bounded() -> Any:

@@ -17,9 +17,9 @@ from swath.core.errors import UserError
 from swath.core.grid import Grid
 from swath.core.sensor import Sensor
 from swath.data.card import Card, LabelCard, LayerCard, find_card, load_card
-from swath.data.decode import Pixels, Storage, class_label, layer_of, map_label, mask_label
+from swath.data.decode import Pixels, Storage, class_label, image_label, layer_of, map_label, mask_label
 from swath.data.index import VECTORS, Asset, Index, Item, build_index, per_key, scan
-from swath.data.labels import Coco, Table, read_vector, vector_label
+from swath.data.labels import Coco, Table, laid_on, numbered_label, read_vector
 from swath.data.names import day_of
 from swath.data.place import where
 from swath.data.propose import Hints, propose
@@ -227,9 +227,11 @@ class FolderSource:
             return None
         path = self.root / relative
         if relative.endswith(VECTORS):
-            return vector_label(read_vector(path), grid, card, str(path))
+            return laid_on(read_vector(path), grid, card, str(path))
         with opened(path) as data:
             raw, nodata, own = read_open(data), data.nodata, grid_of(data)
+        if card.kind == "image":
+            return image_label(raw, card, nodata)
         if card.gsd is None and raw.shape[1:] != shape:
             raise UserError(
                 f"the label has the size {raw.shape[1:]} and the image {shape}",
@@ -247,14 +249,21 @@ class FolderSource:
             if raw.shape[0] != 1:
                 raise UserError(f"a mask has one band, this has {raw.shape[0]}", where=str(path))
             return mask_label(raw[0], card, str(path), nodata)
+        if card.kind == "boxes":
+            if raw.shape[0] != 1 or raw.dtype.kind == "f":
+                raise UserError(
+                    f"objects are numbered in one band of whole numbers; this has {raw.shape[0]} of {raw.dtype}",
+                    where=str(path),
+                )
+            return numbered_label(raw[0], card, nodata)
         return map_label(raw, card, nodata)
 
     def _shared_label(self, card: LabelCard, item: Item, grid: Grid | None, shape: tuple[int, int]) -> Label | None:
         path = self.root / card.path
         if card.name not in self._tables:
-            if card.kind == "boxes":
+            if card.kind == "boxes" and path.suffix == ".json":
                 self._tables[card.name] = Coco(path, card)
-            elif card.kind in ("mask", "map"):
+            elif card.kind in ("mask", "map", "boxes"):
                 self._tables[card.name] = read_vector(path)
             else:
                 self._tables[card.name] = Table(path, card)
@@ -263,7 +272,7 @@ class FolderSource:
             return held.label(item.key, shape)
         if isinstance(held, Table):
             return held.label(item.key)
-        return vector_label(held, grid, card, f"{path}, key {item.key}")
+        return laid_on(held, grid, card, f"{path}, key {item.key}")
 
 
 def _aligned(a: Grid, b: Grid) -> bool:

@@ -1,0 +1,94 @@
+"""What a rendered data set holds, as the card that `swath init`, `tune` and `check` read, and one table a label.
+
+Labels of whole chips stand in a table each (`labels/{label}.csv`), boxes without masks in a COCO file, objects with
+masks as rasters of their numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from swath.core import SENSORS, LabelSpec
+from swath.world.labels import LABELS
+
+STILL = ("elevation", "classes")
+"""Kinds of sensor that have no dates."""
+_COLUMN = {"class": "class", "tags": "tags", "scalar": "value"}
+
+
+def card_of(name: str, sensors: Sequence[str], labels: Sequence[str], masked: Sequence[str]) -> str:
+    """The card as TOML; `masked` names the labels of objects that have masks."""
+    rows = [
+        "# Written by swath world render.", f"name = {_toml(name)}", 'licence = "CC0-1.0"', "",
+        "[layout]", 'kind = "folder"', 'path = "."', "",
+    ]  # fmt: skip
+    for one in sensors:
+        sensor = SENSORS.get(one)
+        date = "" if sensor.kind in STILL else "_{date}"
+        path = f"images/{{key}}{date}_{one}.tif"
+        rows += ["[[layer]]", *_pairs(sensor=one, bands=sensor.names, path=path), ""]
+    for one in labels:
+        rows += ["[[label]]", *_label(LABELS[one], one in masked), ""]
+    return "\n".join(rows).rstrip() + "\n"
+
+
+def _label(spec: LabelSpec, masked: bool) -> Iterator[str]:
+    folder = f"labels/{spec.name}"
+    table = spec.kind in _COLUMN
+    path = f"{folder}.csv" if table else f"{folder}.json" if spec.kind == "boxes" and not masked else folder
+    more = {"column": _COLUMN[spec.kind]} if table else {"ignore": (255,)} if spec.kind == "mask" else {}
+    bounds = {k: v for k, v in (("low", spec.low), ("high", spec.high)) if v is not None}
+    text = {k: v for k, v in (("colours", spec.colours), ("unit", spec.unit)) if v}
+    classes = {"classes": spec.classes} if spec.classes else {}
+    yield from _pairs(name=spec.name, kind=spec.kind, path=path, **classes, **text, **bounds, **more)
+
+
+def _pairs(**table: Any) -> list[str]:
+    return [f"{k} = {_toml(v)}" for k, v in table.items()]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"  # pyright: ignore[reportUnknownVariableType]
+    return json.dumps(value, ensure_ascii=False)
+
+
+def table_of(spec: LabelSpec, rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Keys and values of a class, tags or a scalar as CSV; an empty cell is not labelled."""
+    out = io.StringIO()
+    made = csv.writer(out, lineterminator="\n")
+    made.writerow(("key", _COLUMN[spec.kind]))
+    for key, held in rows:
+        value: Any = held[_COLUMN[spec.kind]]
+        made.writerow((key, ";".join(value) if spec.kind == "tags" else "" if value is None else value))
+    return out.getvalue()
+
+
+def coco_of(spec: LabelSpec, rows: Sequence[tuple[str, dict[str, Any]]], size: int) -> dict[str, Any]:
+    """Boxes as COCO has them."""
+    notes: list[dict[str, Any]] = []
+    for i, (_, held) in enumerate(rows):
+        for (x0, y0, x1, y1), name in zip(held["boxes"], held["classes"], strict=True):
+            box = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
+            kind = spec.classes.index(name)
+            notes.append({"id": len(notes), "image_id": i, "category_id": kind, "bbox": box, "iscrowd": 0})
+    return {
+        "images": [
+            {"id": i, "file_name": f"{k}.tif", "width": size, "height": size} for i, (k, _) in enumerate(rows)
+        ],
+        "categories": [{"id": i, "name": n} for i, n in enumerate(spec.classes)],
+        "annotations": notes,
+    }  # fmt: skip
+
+
+def gathered(out: Path, name: str, keys: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """What the chips' own files say of a label."""
+    return [(k, json.loads((out / "labels" / name / f"{k}.json").read_text(encoding="utf-8"))) for k in keys]
+
+
+__all__ = ["STILL", "card_of", "coco_of", "gathered", "table_of"]
