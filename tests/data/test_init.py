@@ -363,7 +363,7 @@ def test_instances_from_coco(tmp_path, form):
     note = {"images": [{"id": i, "file_name": f"{i}.tif"} for i in range(12)],
             "categories": [{"id": 5, "name": "ship"}, {"id": 2, "name": "car"}],
             "annotations": [{"image_id": i, "category_id": c, "bbox": box, "segmentation": shape(mask, ring)}
-                            for i in range(12) for c, (mask, ring, box) in zip((5, 2), masks, strict=True)]}  # fmt: skip
+                            for i in range(12) for c, (mask, ring, box) in zip((5, 2), masks)]}  # fmt: skip
     (tmp_path / "annotations.json").write_text(json.dumps(note))
     source, run, _ = started(tmp_path, "instances")
     found = source.sample(3).labels["label"].objects[0]
