@@ -359,11 +359,11 @@ def test_instances_from_coco(tmp_path, form):
         pack = pytest.importorskip("pycocotools.mask")
         return {"size": [16, 16], "counts": pack.encode(np.asfortranarray(mask, "uint8"))["counts"].decode()}
 
-    masks = [(SQUARE, [3, 2, 9, 2, 9, 6, 3, 6], [3, 2, 6, 4]), (DIAGONAL, [0, 9, 0, 16, 7, 16], [0, 9, 7, 7])]
+    masks = [(5, SQUARE, [3, 2, 9, 2, 9, 6, 3, 6], [3, 2, 6, 4]), (2, DIAGONAL, [0, 9, 0, 16, 7, 16], [0, 9, 7, 7])]
     note = {"images": [{"id": i, "file_name": f"{i}.tif"} for i in range(12)],
             "categories": [{"id": 5, "name": "ship"}, {"id": 2, "name": "car"}],
             "annotations": [{"image_id": i, "category_id": c, "bbox": box, "segmentation": shape(mask, ring)}
-                            for i in range(12) for c, (mask, ring, box) in zip((5, 2), masks)]}  # fmt: skip
+                            for i in range(12) for c, mask, ring, box in masks]}  # fmt: skip
     (tmp_path / "annotations.json").write_text(json.dumps(note))
     source, run, _ = started(tmp_path, "instances")
     found = source.sample(3).labels["label"].objects[0]
