@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def card_of(name: str, sensors: Sequence[str], labels: Sequence[str], masked: Se
         sensor = SENSORS.get(one)
         date = "" if sensor.kind in STILL else "_{date}"
         path = f"images/{{key}}{date}_{one}.tif"
-        rows += ["[[layer]]", *_pairs(sensor=one, bands=sensor.names, path=path), ""]
+        rows += ["[[layer]]", *_pairs({"sensor": one, "bands": sensor.names, "path": path}), ""]
     for one in labels:
         rows += ["[[label]]", *_label(LABELS[one], one in masked), ""]
     return "\n".join(rows).rstrip() + "\n"
@@ -45,10 +45,10 @@ def _label(spec: LabelSpec, masked: bool) -> Iterator[str]:
     bounds = {k: v for k, v in (("low", spec.low), ("high", spec.high)) if v is not None}
     text = {k: v for k, v in (("colours", spec.colours), ("unit", spec.unit)) if v}
     classes = {"classes": spec.classes} if spec.classes else {}
-    yield from _pairs(name=spec.name, kind=spec.kind, path=path, **classes, **text, **bounds, **more)
+    yield from _pairs({"name": spec.name, "kind": spec.kind, "path": path, **classes, **text, **bounds, **more})
 
 
-def _pairs(**table: Any) -> list[str]:
+def _pairs(table: Mapping[str, Any]) -> list[str]:
     return [f"{k} = {_toml(v)}" for k, v in table.items()]
 
 
