@@ -69,10 +69,7 @@ PLANS = {
     "fgmae": Plan({**DECODER, "norm": False}, steps=700),
     "multimae": Plan({**DECODER, "mask": {"kind": "dirichlet"}}, sensors=(S2, S1), steps=350),
     "inpaint": Plan({"side": PATCH, "ratio": 0.5}, steps=600),
-    # Whole samples are told apart by their dates' gains and haze, so their contrast teaches just those: it is off here.
-    "latent-mim": Plan(
-        {**DECODER, "dim": 96, "masks": [{"kind": "random", "ratio": 0.75}] * 2, "contrast": 0.0}, steps=800
-    ),
+    "latent-mim": Plan({**DECODER, "dim": 96, "masks": [{"kind": "random", "ratio": 0.75}] * 2}, steps=800),
     "data2vec": Plan({"mask": HALF, "top": 3, "ema": [0.999, 0.9999]}, steps=800),
     "moco": Plan({"hidden": 256, "dim": 64, "views": VIEWS}, steps=500, batch=48),
     "dino": Plan(

@@ -8,17 +8,25 @@ from swath.models.layers import attention
 from swath.models.layers.attention import attend
 
 
-def both(bias, dtype=torch.bfloat16):
-    """(out, gradients) of `attend` in `dtype` and of the exact computation."""
+def exact(packed, q=None, bias=None):
+    parts = packed.permute(2, 0, 3, 1, 4).unbind(0)
+    q = parts[0] if q is None else q.transpose(1, 2)
+    return scaled_dot_product_attention(q, parts[-2], parts[-1], bias).transpose(1, 2).flatten(2)
+
+
+def both(bias, apart=False, dtype=torch.bfloat16):
+    """(out, gradients) of `attend` in `dtype` and of the exact computation; `apart`: queries are not packed."""
     torch.manual_seed(0)
-    x, w = torch.randn(2, 20, 3, 4, 16), torch.randn(2, 4, 20, 16)
-    found = []
-    for kind, run in ((dtype, attend), (torch.float64, scaled_dot_product_attention)):
-        y = x.to(dtype).to(kind).requires_grad_()
+    x, asks = torch.randn(2, 20, 2 if apart else 3, 4, 16), torch.randn(2, 9, 4, 16)
+    w, found = torch.randn(2, 9 if apart else 20, 64), []
+    for kind, run in ((dtype, attend), (torch.float64, exact)):
+        y, q = (v.to(dtype).to(kind).requires_grad_() for v in (x, asks))
         given = bias if bias is None or bias.dtype == torch.bool else bias.to(kind)
-        out = run(*y.permute(2, 0, 3, 1, 4).unbind(0), given)
+        before = y.detach().clone()
+        out = run(y, q if apart else None, given)
         out.backward(w.to(kind))
-        found.append((out.detach().double(), y.grad.double()))
+        assert torch.equal(y, before), "what is given stays as it is"
+        found.append((out.detach().double(), y.grad.double(), q.grad.double() if apart else None))
     return found
 
 
@@ -28,23 +36,36 @@ KEYS[1, ..., 12:] = False
 
 @pytest.mark.parametrize("bias", [None, KEYS, -torch.rand(1, 4, 20, 20) * 3], ids=["none", "keys", "added"])
 def test_values_and_gradients(bias):
-    (out, grad), (want, slope) = both(bias)
+    (out, grad, _), (want, slope, _) = both(bias)
     assert float((out - want).norm() / want.norm()) < 0.01
     assert float((grad - slope).norm() / slope.norm()) < 0.01
     if bias is KEYS:
         assert grad[1, 12:, 1:].abs().max() == 0, "keys that are hidden learn nothing"
 
 
+@pytest.mark.parametrize("bias", [None, KEYS], ids=["none", "keys"])
+def test_queries_of_their_own(bias):
+    for ours, theirs in zip(*both(bias, apart=True), strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.01
+
+
+def test_one_token_alone_is_not_written_over():
+    x = torch.randn(1, 1, 3, 2, 4).bfloat16().requires_grad_()
+    before = x.detach().clone()
+    torch.testing.assert_close(attend(x), before[:, :, 2].flatten(2))
+    assert torch.equal(x, before)
+
+
 def test_it_is_the_fused_kernel_where_that_is_faster(monkeypatch):
     calls = []
     monkeypatch.setattr(attention._Plain, "apply", lambda *a: calls.append(a) or a[0])
-    q = torch.randn(1, 2, 8, 4)
-    attend(q.requires_grad_(), q, q)
-    half = q.detach().bfloat16()
-    attend(half, half, half)
+    x = torch.randn(1, 8, 3, 2, 4)
+    attend(x.requires_grad_())
+    half = x.detach().bfloat16()
+    attend(half)
     assert not calls
-    attend(half.requires_grad_(), half, half)
+    attend(half.requires_grad_())
     assert len(calls) == 1
     monkeypatch.setattr(attention, "MOST_KEPT", 2 * 8 * 8 - 1)
-    attend(half, half, half)
+    attend(half)
     assert len(calls) == 1

@@ -124,3 +124,35 @@ def test_probes_find_what_is_there_and_nothing_else():
     for probe in (knn, linear):
         assert probe((told[:150], y[:150]), (told[150:], y[150:])) > 0.8
         assert probe((blind[:150], y[:150]), (blind[150:], y[150:])) < 0.5
+
+
+def test_a_folder_of_rasters_without_labels(tmp_path, capsys, monkeypatch):
+    """`swath init --task pretrain`, then the run file as it is: two sensors, mixed dates, gaps, one sensor missing."""
+    rasterio = pytest.importorskip("rasterio")
+    g = torch.Generator().manual_seed(0)
+    for site in range(6):
+        for folder, names in (("S1RTC", ("VV", "VH")), ("S2L2A", ("B02", "B04", "B08"))):
+            if folder == "S1RTC" and site in (0, 3):
+                continue
+            x = torch.rand(len(names), 32, 32, generator=g) * 3000 + 200
+            x[:, :8, :8] = 0
+            place = rasterio.Affine(10, 0, 5e5 + 5e3 * site, 0, -10, 55e5)
+            path = tmp_path / "rasters" / folder / f"site{site}_2021-0{4 + site % 3}-11.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            x, kind = (x / 400 - 20, "float32") if folder == "S1RTC" else (x, "uint16")
+            how = {"width": 32, "height": 32, "count": len(names), "dtype": kind, "crs": "EPSG:32632", "nodata": 0}
+            with rasterio.open(path, "w", driver="GTiff", transform=place, **how) as file:
+                file.write(x.numpy().astype(kind))
+                for i, n in enumerate(names, 1):
+                    file.set_band_description(i, n)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["init", "rasters", "--task", "pretrain"])
+    assert not end.value.code, capsys.readouterr().err
+    capsys.readouterr()
+    sets = ["encoder.size=nano", "encoder.patch=8", "loop.epochs=1", "loop.batch_size=2", "loop.progress=false"]
+    sets += ["objective.width=16", "objective.depth=1", "objective.heads=2"]
+    code, out, err = inside(capsys, "rasters/run.yaml", *(w for s in sets for w in ("--set", s)))
+    assert code == 0, err
+    card = json.loads((tmp_path / json.loads(out)["card"]).read_text())
+    assert card["sensors"] == {"sentinel1-rtc": ["vv", "vh"], "sentinel2-l2a": ["blue", "red", "nir"]}

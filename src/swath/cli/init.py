@@ -10,7 +10,7 @@ import typer
 def command(
     data: Annotated[str, typer.Argument(help="A folder of rasters, such as images/KEY.tif with masks/KEY.tif.")],
     *,
-    task: Annotated[str, typer.Option(help="What to learn; `swath list tasks` names them.")],
+    task: Annotated[str, typer.Option(help="What to learn; `swath list tasks` names them. Or: pretrain.")],
     sensor: Annotated[str, typer.Option(help="The sensor, where the files do not say it: sentinel2-l2a")] = "",
     bands: Annotated[str, typer.Option(help="The files' bands in order, comma-separated: blue,green,red,nir")] = "",
     pattern: Annotated[str, typer.Option(help="How images are named, for example {site}_{date}.tif")] = "",

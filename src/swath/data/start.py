@@ -37,6 +37,7 @@ TASKS = {
     "series": ("class",),
     "gapfill": ("image",),
     "superres": ("image",),
+    "pretrain": (),
 }
 LIKE = {"series": "classify"}
 """Tasks whose labels lie in a folder as another task's do."""
@@ -119,6 +120,8 @@ def _say_unpaired(index: Index, notes: list[Note]) -> None:
 def _label_for(root: Path, card: Card, task: str, index: Index, notes: list[Note]) -> Card:
     """The card with its labels' classes looked up; the task's label stands first."""
     wanted = TASKS[task]
+    if not wanted:  # nothing is asked of labels; what looked like one may be a folder's name
+        return replace(card, labels=(), tasks=())
     fits = [x for x in card.labels if x.kind in wanted]
     if not fits:
         has = ", ".join(f"{x.name} ({x.kind})" for x in card.labels) or "none"
@@ -281,8 +284,18 @@ def _short(values: Any) -> list[float]:
 
 
 def run_of(data: Mapping[str, Any], card: Card, task: str, encoder: str, train: int) -> dict[str, Any]:
-    """The run as plain data: a small encoder trained whole."""
+    """The run as plain data: a small encoder trained whole, or for `pretrain` learning without labels."""
     chosen: dict[str, Any] = {"kind": encoder, "size": "tiny"} if encoder == "swath-vit" else {"kind": encoder}
+    if task == "pretrain":
+        tokens = {"kind": "mae", "mask": {"kind": "random", "ratio": 0.75}}
+        return {
+            "name": card.name,
+            "data": dict(data),
+            "encoder": chosen,
+            "objective": tokens if encoder == "swath-vit" else {"kind": "inpaint"},
+            "loop": {**loop_of(train), "lr": 0.0003},
+            "out": f"runs/{card.name}",
+        }
     what: dict[str, Any] = {"kind": task}
     if len(card.labels) > 1:
         what["label"] = card.labels[0].name

@@ -293,10 +293,9 @@ class Block(nn.Module):
         return x * keep / (1.0 - self.drop)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        b, n, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        seen = attend(q, k, v, mask)
-        x = x + self._kept(self.proj(seen.transpose(1, 2).reshape(b, n, d)))
+        b, n, _ = x.shape
+        seen = attend(self.qkv(self.norm1(x)).view(b, n, 3, self.heads, -1), bias=mask)
+        x = x + self._kept(self.proj(seen))
         return added(x, self._kept(self.fc2(gelu(self.fc1(self.norm2(x))))))
 
 

@@ -2,7 +2,7 @@
 
 softmax(q k^T / sqrt(d) + bias) v runs through PyTorch's fused kernel, but for one case: learning in bf16 on a CPU.
 There that kernel's backward pass takes twice the time of plain products (benchmarks/pretrain_speed.py), so these are
-used while the probabilities, which they keep, are not too many.
+used while the probabilities, which they keep, are not too many; they want tokens as the linear maps leave them.
 """
 
 from __future__ import annotations
@@ -16,41 +16,65 @@ from torch.nn.functional import scaled_dot_product_attention
 MOST_KEPT = 2**24
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(B, heads, n, d) for queries; a bool `bias` says which keys stay, another one adds to the logits."""
-    if (
+def attend(packed: Tensor, q: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """(B, n, heads * d) for each query, all as linear maps make them and take them.
+
+    `packed` (B, n, 3, heads, d) holds queries, keys and values, or (B, n, 2, heads, d) keys and values for queries
+    `q` (B, m, heads, d). A bool `bias` says which keys stay, another one adds to the logits."""
+    b, n, _, heads, _ = packed.shape
+    asks = packed if q is None else q
+    if _plainly(asks, b * heads * asks.shape[1] * n, bias):
+        return _Plain.apply(packed, q, bias)  # type: ignore[no-any-return]
+    parts = packed.permute(2, 0, 3, 1, 4).unbind(0)
+    query = parts[0] if q is None else q.transpose(1, 2)
+    if bias is not None and bias.dtype != torch.bool:
+        bias = bias.to(query.dtype)
+    return scaled_dot_product_attention(query, parts[-2], parts[-1], attn_mask=bias).transpose(1, 2).flatten(2)
+
+
+def _plainly(q: Tensor, kept: int, bias: Tensor | None) -> bool:
+    """Whether plain products pay for these queries, and so many probabilities."""
+    return (
         q.dtype is torch.bfloat16
         and q.device.type == "cpu"
         and torch.is_grad_enabled()
         and q.requires_grad
         and not torch.compiler.is_compiling()
         and not (bias is not None and bias.requires_grad)
-        and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= MOST_KEPT
-    ):
-        return _Plain.apply(q, k, v, bias)  # type: ignore[no-any-return]
-    if bias is not None and bias.dtype != torch.bool:
-        bias = bias.to(q.dtype)
-    return scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        and kept <= MOST_KEPT
+    )
 
 
 class _Plain(torch.autograd.Function):
-    """Batched products and a softmax, in the type of q."""
+    """Batched products and a softmax, in the type of the tokens. Every number is moved once each way: left to autograd,
+    undoing the packing takes as long as the products."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, packed: Tensor, q: Tensor | None, bias: Tensor | None) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            q, k, v = (q * q.shape[-1] ** -0.5).contiguous(), k.contiguous(), v.contiguous()
-            logits = q @ k.transpose(-1, -2)
+            parts = packed.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
+            k, v, scale = parts[-2], parts[-1], packed.shape[-1] ** -0.5
+            query = parts[0].mul_(scale) if q is None else (q.transpose(1, 2) * scale).contiguous()
+            logits = query @ k.transpose(-1, -2)
             if bias is not None:
                 logits = logits.masked_fill_(~bias, -torch.inf) if bias.dtype == torch.bool else logits.add_(bias)
             p = logits.softmax(-1)
-            ctx.save_for_backward(q, k, v, p)
-            return p @ v
+            ctx.save_for_backward(query, k, v, p)
+            ctx.alone = q is None
+            return (p @ v).transpose(1, 2).flatten(2)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         q, k, v, p = ctx.saved_tensors
-        g = grads[0].contiguous()
+        b, heads, n, d = k.shape
         with torch.autocast("cpu", enabled=False):
+            g = grads[0].view(b, -1, heads, d).transpose(1, 2).contiguous()
             logits = torch.ops.aten._softmax_backward_data(g @ v.transpose(-1, -2), p, -1, p.dtype)
-            return (logits @ k).mul_(q.shape[-1] ** -0.5), logits.transpose(-1, -2) @ q, p.transpose(-1, -2) @ g, None
+            out = g.new_empty(b, n, 3 if ctx.alone else 2, heads, d)
+            out[:, :, -1] = (p.transpose(-1, -2) @ g).transpose(1, 2)
+            out[:, :, -2] = (logits.transpose(-1, -2) @ q).transpose(1, 2)
+            asked = (logits @ k).mul_(d**-0.5).transpose(1, 2)
+            if not ctx.alone:
+                return out, asked, None
+            out[:, :, 0] = asked
+            return out, None, None

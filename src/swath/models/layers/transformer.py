@@ -31,15 +31,13 @@ class Attention(nn.Module):
         (wq, wk) = self.qkv.weight.split((d, 2 * d))
         bias_of = cast("Tensor | None", self.qkv.bias)  # there is none with qkv_bias=False
         (bq, bk) = (None, None) if bias_of is None else bias_of.split((d, 2 * d))
-        q = linear(asks, wq, bq).view(b, -1, self.heads, d // self.heads).transpose(1, 2)
-        k, v = linear(x, wk, bk).view(b, n, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(attend(q, k, v, bias).transpose(1, 2).reshape(b, -1, d))
+        q = linear(asks, wq, bq).view(b, -1, self.heads, d // self.heads)
+        kv = linear(x, wk, bk).view(b, n, 2, self.heads, d // self.heads)
+        return self.proj(attend(kv, q, bias))
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        y = attend(q, k, v, bias)
-        return self.proj(y.transpose(1, 2).reshape(b, n, d))
+        return self.proj(attend(self.qkv(x).view(b, n, 3, self.heads, d // self.heads), bias=bias))
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -64,6 +64,9 @@ class Plan:
     def spread(self, kept: Tensor, filler: Tensor) -> Tensor:
         """Kept tokens (B, K, D) back in their places (B, N, D), `filler` (D,) or (B, N, D) elsewhere."""
         b, n = self.state.shape
+        if bool((self.keep < n).all()):
+            out = filler.to(kept.dtype).expand(b, n, kept.shape[2])
+            return out.scatter(1, self.keep[..., None].expand_as(kept), kept)
         out = filler.to(kept.dtype).expand(b, n, kept.shape[2])
         out = torch.cat([out, out.new_zeros(b, 1, kept.shape[2])], 1)
         return out.scatter(1, self.keep[..., None].expand_as(kept), kept)[:, :n]

@@ -69,10 +69,9 @@ class CrossBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, seen: Tensor | None) -> Tensor:
         b, n, d = x.shape
-        q = self.q(self.norm_q(x)).view(b, n, self.heads, -1).transpose(1, 2)
-        k, v = self.kv(self.norm_c(context)).view(b, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        mask = None if seen is None else seen[:, None, None]
-        y = self.proj(attend(q, k, v, mask).transpose(1, 2).reshape(b, n, d))
+        q = self.q(self.norm_q(x)).view(b, n, self.heads, -1)
+        kv = self.kv(self.norm_c(context)).view(b, -1, 2, self.heads, d // self.heads)
+        y = self.proj(attend(kv, q, None if seen is None else seen[:, None, None]))
         x = x + y if self.residual else y
         return x + self.mlp(self.norm_m(x))
 

@@ -30,6 +30,7 @@ from swath.models import ENCODERS, EncoderConfig, build_encoder
 from swath.models.inputs import Adaptation
 from swath.objectives import OBJECTIVES, Kit, ObjectiveConfig
 from swath.objectives._objective import ObjectiveModule
+from swath.objectives.pretraining.example import Complete, example_of
 from swath.objectives.pretraining.pictures import draw_all
 from swath.objectives.pretraining.probe import Probe, dense, probe_samples, scores
 from swath.objectives.pretraining.record import card_of, curves, diversity, lead, write_json
@@ -119,12 +120,13 @@ def pretrain(
     if run.teacher is not None:
         teacher = build_encoder(run.teacher.encoder, weights=run.teacher.weights, adaptation=run.teacher.adaptation)
     feed = Feed(source, index, run.bands or None, transform)
-    first = source.sample(index[0], feed.bands)
-    example = first if transform is None else transform(first, 0)
+    complete = Complete(example_of(feed, index))
     chips = _shown(run, source, index)
+    chips = None if chips is None else complete(chips)
     start: dict[str, Any] = {"maps": dense(encoder, chips) if chips is not None else None, "probe": {}}
     torch.manual_seed(run.loop.seed + 1)
-    objective = run.objective.build(Kit(encoder, example, teacher))
+    objective = run.objective.build(Kit(encoder, complete.example, teacher))
+    objective.register_forward_pre_hook(complete.before)
     validate = None
     if run.probe is not None:
         labelled = probe_samples(source, index, run.bands, run.probe)
