@@ -2,7 +2,7 @@
 
     python benchmarks/pretrain_wait.py --steps 10
 
-MAE with ViT-S, 224 px, 6 bands of Sentinel-2, mask 0.75, bf16, batch 16. The world is packed once into a temporary folder;
+MAE with ViT-S, 224 px, 6 bands of Sentinel-2, mask 0.75, bf16, batch 16. The world is packed in a temporary folder;
 then the command runs in a process of its own with two reading workers, and for comparison with none, where the step
 itself reads. Numbers are the run's own (`card.json`): waiting as a share of the steps' time, the start of the workers
 included; `steady` leaves out the first two steps (lines of `metrics.jsonl`).
