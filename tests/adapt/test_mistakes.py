@@ -13,7 +13,7 @@ from swath.adapt.prepare import prepare
 from swath.adapt.run import TuneRun
 from swath.adapt.tune import tune
 from swath.core import config
-from swath.core.batch import Batch, Label, Layer
+from swath.core.batch import Batch, Boxes, Label, Layer
 from swath.core.errors import UserError
 
 FAST = {"loop": {"steps": 2, "batch_size": 4, "progress": False}, "trust": {"bootstrap": 5, "chips": 0}}
@@ -166,3 +166,46 @@ def test_defaults_work_as_they_are(tmp_path):
     ready = prepare(replace(run, out=str(tmp_path)), tiny.TinySource(n=6))
     assert ready.recipe.label.classes == ("a", "b", "c") and json.dumps(config.plain(ready.recipe))
     assert ready.bands == {tiny.SENSOR.id: ("blue", "green", "red", "nir")}
+
+
+class Boxed(tiny.ObjectSource):
+    """Objects whose boxes are given by a function of the true ones."""
+
+    def __init__(self, change, **given):
+        super().__init__(**given)
+        self.change = change
+
+    def sample(self, index, bands=None):
+        one = super().sample(index)
+        label = one.labels["what"]
+        return Batch(one.layers, one.where, {"what": replace(label, objects=(self.change(label.objects[0]),))})
+
+
+def test_boxes_outside_their_image_or_without_area(tmp_path):
+    for move in (lambda b: b + 100, lambda b: b * torch.tensor([1.0, 1.0, 0.0, 1.0])):
+        source = Boxed(lambda o, move=move: Boxes(move(o.xyxy), o.classes, o.masks))
+        with pytest.raises(UserError, match=r"no area inside its image of 32 x 32(.|\n)*tiny-0(.|\n)*COCO"):
+            prepare(make(tmp_path, task="detect"), source)
+
+
+def test_no_object_at_all(tmp_path):
+    source = Boxed(lambda o: Boxes(o.xyxy[:0], o.classes[:0], o.masks[:0]))
+    with pytest.raises(UserError, match="holds no object of 'what'"):
+        prepare(make(tmp_path, task="detect"), source)
+
+
+def test_a_change_of_one_date(tmp_path):
+    with pytest.raises(UserError, match=r"compares two dates; the samples have 1(.|\n)*KEY_DATE"):
+        prepare(make(tmp_path, task="change"), tiny.TinySource())
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "run").write_text("a file, not a folder")
+    with pytest.raises(UserError, match=r"nothing can be written here(.|\n)*--out"):
+        tune(make(tmp_path, task="segment", **FAST), tiny.TinySource())
+
+
+def test_samples_in_no_split_are_counted(tmp_path):
+    source = tiny.TinySource(n=12)
+    source.splits = lambda: {"train": [0, 1, 2, 3], "val": [4], "test": [5, 6], "all": [7, 8, 9, 10, 11]}
+    assert "5 samples are in no split and are left out" in prepare(make(tmp_path, task="segment"), source).notes

@@ -450,3 +450,41 @@ def test_an_empty_cell_is_no_class(tmp_path):
     source, _, _ = started(tmp_path, "classify")
     assert source.labels["label"].classes == ("forest", "water")
     assert [bool(source.sample(i).labels["label"].valid) for i in range(12)] == [i != 4 for i in range(12)]
+
+
+def test_an_undeclared_no_data_value_is_said_and_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        x = rng.uniform(0.02, 0.4, (4, 16, 16)).astype("float32")
+        y = rng.uniform(0, 30, (1, 16, 16)).astype("float32")
+        x[:, :3], y[:, :, :5] = -9999, -9999
+        write(tmp_path / "images" / f"{i}.tif", x)
+        write(tmp_path / "labels" / f"{i}.tif", y)
+    done = start(tmp_path, "regress", Hints("sentinel2-l2a", S2))
+    assert sum("-9999, far from all other values" in a for a in done.assumed) == 2
+    one = open_source(tmp_path).sample(0)
+    assert int(one.layers["sentinel2-l2a"].valid.sum()) == 13 * 16 and int(one.labels["label"].valid.sum()) == 11 * 16
+
+
+@pytest.mark.parametrize("low", [-9990.0, -5.0])
+def test_low_values_are_kept(tmp_path, low):
+    """An elevation of -5 m, or a value that nobody uses for 'no data', is a value."""
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        y = rng.uniform(0, 30, (1, 16, 16)).astype("float32")
+        y[0, 0, 0] = low
+        write(tmp_path / "images" / f"{i}.tif", rng.integers(1200, 4000, (4, 16, 16)).astype("uint16"))
+        write(tmp_path / "labels" / f"{i}.tif", y)
+    start(tmp_path, "regress", Hints("sentinel2-l2a", S2))
+    assert bool(open_source(tmp_path).sample(0).labels["label"].valid.all())
+
+
+def test_a_source_says_what_did_not_pair(tmp_path):
+    folder(tmp_path, n=8)
+    rows = {"train": ["k00", "k01", "gone"], "val": ["k03"], "test": ["k05"]}
+    (tmp_path / "splits.json").write_text(json.dumps(rows))
+    start(tmp_path, "segment", Hints("sentinel2-l2a", S2))
+    (tmp_path / "masks" / "k01.tif").unlink()
+    (tmp_path / "images" / "k03.tif").unlink()
+    words = " ".join(open_source(tmp_path).notes)
+    assert "masks/k03.tif" in words and "images/k01.tif" in words and "for example gone" in words

@@ -105,7 +105,12 @@ class Fused(nn.Module):
     def forward(self, batch: Batch, levels: Sequence[int] | None = None) -> Features:
         steps = dates(batch)
         if self.how in ("difference", "concat") and steps != 2:
-            raise UserError(f"the fusion '{self.how}' compares two dates; the batch has {steps}", where="fusion")
+            raise UserError(
+                f"the fusion '{self.how}' compares two dates; the samples have {steps}",
+                where="fusion",
+                remedy="a change needs images of two dates (folders A and B, or KEY_DATE.tif); the fusion 'attention' "
+                "takes more of them",
+            )
         if steps == 1:
             return self.encoder(batch, levels)
         if self.how == "none":

@@ -64,6 +64,8 @@ def choose_splits(source: Source, how: str, seed: int) -> Splits:
     """The source's own splits; what is missing is cut from what there is, by key, and noted."""
     given = {k: [int(i) for i in v] for k, v in source.splits().items()}
     notes: list[str] = []
+    if "train" in given and given.get("all"):
+        notes.append(f"{len(given['all'])} samples are in no split and are left out")
     if how == "random" or "train" not in given:
         if how != "random" and set(given) - {"all"}:
             raise UserError(f"the data have the splits {', '.join(given)} and no 'train'", where=source.name)
@@ -162,7 +164,11 @@ def look(
     for i in index[::step]:
         batch = source.sample(i, bands)
         if label.name not in batch.labels:
-            raise UserError(f"the sample has no label '{label.name}'", where=f"{source.name}: {_name(batch)}")
+            raise UserError(
+                f"the sample has no label '{label.name}'",
+                where=f"{source.name}: {_name(batch)}",
+                remedy="add it (a row of the table, a file of this name), or take the sample out of the split",
+            )
         if not mixed and shapes(batch) != shapes(found.first):
             raise UserError(
                 f"samples differ in size: {_sizes(batch)} here, {_sizes(found.first)} in {_name(found.first)}",
@@ -216,8 +222,25 @@ def _label_sums(label: Label, spec: LabelSpec, batch: Batch, counts: torch.Tenso
             if len(o.classes) and (int(o.classes.min()) < 0 or int(o.classes.max()) >= len(counts)):
                 raise UserError(f"an object of class {int(o.classes.max())}, outside {len(counts)} classes",
                                 where=f"sample {_name(batch)}")  # fmt: skip
+            _check_boxes(o.xyxy, label.value[0].tolist(), batch)
             counts += torch.bincount(o.classes, minlength=len(counts)).double()
     return sums
+
+
+def _check_boxes(xyxy: torch.Tensor, size: Sequence[float], batch: Batch) -> None:
+    """A box must have an area, some of it inside its image."""
+    if not len(xyxy):
+        return
+    h, w = size
+    low, high = xyxy[:, :2], xyxy[:, 2:]
+    inside = ((high > low) & (high > 0) & (low < low.new_tensor([w, h]))).all(1)
+    if not bool(inside.all()):
+        box = ", ".join(f"{v:g}" for v in xyxy[~inside][0].tolist())
+        raise UserError(
+            f"the box ({box}) has no area inside its image of {h:.0f} x {w:.0f} pixels (x0, y0, x1, y1)",
+            where=f"sample {_name(batch)}",
+            remedy="take it out of the annotations; COCO's own boxes are x, y, width, height",
+        )
 
 
 def _sizes(batch: Batch) -> str:
@@ -271,6 +294,9 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
             raise UserError(
                 f"the training split shows only the class {told}", where=source.name, remedy="check the split"
             )
+    if label.kind == "boxes" and not float(seen.counts.sum()) and seen.total == len(splits.train):
+        raise UserError(f"the training split holds no object of '{label.name}'", where=source.name,
+                        remedy="check that the annotations name these images")  # fmt: skip
     steps = max((n[1] for n in seen.dates.values()), default=1)
     task = detailed(run.task, run.tuning, run.decoder)
     recipe = Recipe(
@@ -289,7 +315,7 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
     share = (seen.counts / seen.counts.sum().clamp_min(1)).tolist() if label.classes else []
     proof = encoder.proof.plain() if encoder.proof is not None else None
     return Prepared(source, splits, label, bands, recipe, module, prints, proof, encoder.spec, seen.dates,
-                    tuple(share), list(splits.notes))  # fmt: skip
+                    tuple(share), [*splits.notes, *getattr(source, "notes", ())])  # fmt: skip
 
 
 def detailed(task: TaskConfig, tuning: TuningConfig, decoder: Decoder | None) -> TaskConfig:

@@ -36,6 +36,7 @@ from swath.adapt.uncertainty.strange import Mahalanobis
 from swath.core import records
 from swath.core.config import digest, plain
 from swath.core.contracts import Source
+from swath.core.errors import UserError
 from swath.core.records import Protocol, Result
 from swath.train import Feed, FitReport, Validation, fit
 
@@ -59,6 +60,7 @@ def tune(run: TuneRun, source: Source | None = None, command: Sequence[str] = ()
     """Fit, judge, pack. `source` replaces the run's own data (tests, notebooks)."""
     out = Path(run.out or f"runs/{run.name}")
     began = time.monotonic()
+    _writable(out)
     ready = prepare(run, source)
     learned = _fit(run, ready, out)
     trusted, extra, reliability = _trust(run, ready)
@@ -77,6 +79,18 @@ def tune(run: TuneRun, source: Source | None = None, command: Sequence[str] = ()
     _write(out / "record.json", record)
     records.append(out / "results.jsonl", _result(run, ready, record))
     return TuneResult(out, folder, packed, scores, record["baseline"], evidence.scores.primary, record)
+
+
+def _writable(out: Path) -> None:
+    """Said before anything is learnt, not after."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as why:
+        raise UserError(f"nothing can be written here: {why.strerror}", where=str(out),
+                        remedy="choose another folder with --out")  from why  # fmt: skip
 
 
 def _write(path: Path, value: Any) -> None:

@@ -62,6 +62,8 @@ class Index:
     labels_without_image: tuple[str, ...] = ()
     duplicates: tuple[tuple[str, str, str], ...] = ()
     bad_dates: tuple[tuple[str, str], ...] = ()
+    listed_only: tuple[str, ...] = ()
+    """Keys that a split list names and no image has."""
 
 
 def scan(root: Path) -> list[str]:
@@ -183,7 +185,8 @@ def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index
         images = tuple(sorted(got.images[key], key=lambda a: (a.layer, a.step, a.date or 0, a.band, a.path)))
         items.append(Item(key, images, mine, split, fields))
     orphans = tuple(p for k, v in sorted(got.labels.items()) if k not in got.images for p in v.values())
-    return Index(root, tuple(items), tuple(lonely), orphans, tuple(got.duplicates), tuple(got.bad_dates))
+    return Index(root, tuple(items), tuple(lonely), orphans, tuple(got.duplicates), tuple(got.bad_dates),
+                 tuple(sorted(set(splits) - set(got.images))))  # fmt: skip
 
 
 def key_of(name: str) -> str:

@@ -85,6 +85,23 @@ def _sample(data: Any) -> Any:
     return np.concatenate(parts, axis=1)
 
 
+SENTINELS = (-9999.0, -99999.0, -999.0, -32768.0, -32767.0, -99.0, -1.7e308, -3.4e38, 3.4e38, 1e20, 9.96921e36)
+"""Numbers that files use for 'nothing here' without saying so."""
+
+
+def sentinel(values: NDArray[np.float64]) -> float | None:
+    """A value that stands for no data though no header says so: one of the usual ones, the lowest or the highest of
+    all, farther from the rest than the rest is wide."""
+    if not values.size:
+        return None
+    for end, pick in ((float(values.min()), np.min), (float(values.max()), np.max)):
+        usual = any(abs(end - s) <= 0.02 * abs(s) if abs(s) > 1e30 else end == s for s in SENTINELS)
+        rest = values[values != end]
+        if usual and rest.size and abs(end - float(pick(rest))) > max(float(np.ptp(rest)), 1.0):
+            return end
+    return None
+
+
 def judge(values: NDArray[np.float64], dtype: str, sensor: Sensor) -> Units:
     """The unit of stored values (C, n) of this sensor's bands."""
     if sensor.nodata is not None and values.size:

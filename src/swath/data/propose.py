@@ -15,7 +15,7 @@ from swath.data.card import Card, LabelCard, LayerCard
 from swath.data.identify import FOLDERS, folder_word, identify
 from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
 from swath.data.loose import VECTOR_FILES, coco_label, table_label, vector_label
-from swath.data.probe import displayed, judge, probe
+from swath.data.probe import displayed, judge, probe, sentinel
 from swath.data.raster import RASTERS, info
 from swath.data.series import merged, order_of, strip, tail_of
 
@@ -214,7 +214,11 @@ def _raster_label(root: Path, found: tuple[str, list[str], Hints], order: int, n
             kind = "mask"
             notes.append(Note(f"label '{name}': whole numbers stored as {head.dtype} are taken for classes", False))
     notes.append(Note(f"label '{name}' is a {kind}: {head.count} band of {head.dtype} in {path}"))
-    return LabelCard(kind, name=name, path=path)
+    seen = probe([root / p for p in paths]) if kind == "map" else None
+    empty = None if seen is None or seen.nodata is not None else sentinel(seen.values)
+    if empty is not None:
+        notes.append(Note(f"label '{name}': {empty:g}, far from all other values, means 'not known'", False))
+    return LabelCard(kind, name=name, path=path, ignore=() if empty is None else (empty,))
 
 
 def _image_label(root: Path, name: str, found: tuple[str, list[str], Hints], notes: list[Note]) -> LabelCard:
@@ -305,6 +309,10 @@ def _add_layer(root: Path, card: Card, found: One, hints: Hints, notes: list[Not
         card = replace(card, sensors=(who.own,))
     layer = LayerCard(who.sensor, who.bands, path=path, order=order_of(path))
     seen = probe([root / f for f in files])
+    empty = sentinel(seen.values) if seen.nodata is None else None
+    if empty is not None:
+        notes.append(Note(f"{path or '.'}: {empty:g}, far from all other values, means 'no data'", False))
+        seen = replace(seen, values=seen.values[:, (seen.values != empty).all(0)])
     values = seen.values[: len(who.bands)] if len(seen.values) >= len(who.bands) else seen.values
     if who.own is not None:
         units = displayed(values, seen.dtype)
@@ -312,7 +320,8 @@ def _add_layer(root: Path, card: Card, found: One, hints: Hints, notes: list[Not
         units = judge(values, seen.dtype, card.sensor(who.sensor).select(who.bands))
     notes.append(Note(f"{who.sensor}: {units.why}", units.certain))
     gsd = _gsd(head)
-    layer = replace(layer, unit=units.unit, scale=units.scale, offset=units.offset, nodata=seen.nodata, gsd=gsd)
+    nodata = seen.nodata if seen.nodata is not None else empty
+    layer = replace(layer, unit=units.unit, scale=units.scale, offset=units.offset, nodata=nodata, gsd=gsd)
     if layer.id in [x.id for x in card.layers]:
         layer = replace(layer, name=f"{layer.id}-{folder_word(folder) or len(card.layers)}")
         notes.append(Note(f"a second stack of {who.sensor} is called {layer.name}", False))

@@ -119,6 +119,17 @@ class FolderSource:
                 digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What did not pair, in words: it is left out."""
+        pairs = (
+            (self.index.images_without_label, "image", "label"),
+            (self.index.labels_without_image, "label", "image"),
+        )
+        named = self.index.listed_only
+        lost = (f"{len(named)} key(s) of the split lists have no image, for example {named[0]}",) if named else ()
+        return lost + tuple(f"{len(p)} {a}(s) without {b} are left out, for example {p[0]}" for p, a, b in pairs if p)
+
     def __len__(self) -> int:
         return len(self.index.items)
 
