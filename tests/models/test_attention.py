@@ -34,8 +34,10 @@ KEYS = torch.ones(2, 1, 1, 20, dtype=torch.bool)
 KEYS[1, ..., 12:] = False
 
 
+@pytest.mark.parametrize("held", [1, 2**20], ids=["one by one", "at once"])
 @pytest.mark.parametrize("bias", [None, KEYS, -torch.rand(1, 4, 20, 20) * 3], ids=["none", "keys", "added"])
-def test_values_and_gradients(bias):
+def test_values_and_gradients(bias, held, monkeypatch):
+    monkeypatch.setattr(attention, "IN_CACHE", held)
     (out, grad, _), (want, slope, _) = both(bias)
     assert float((out - want).norm() / want.norm()) < 0.01
     assert float((grad - slope).norm() / slope.norm()) < 0.01

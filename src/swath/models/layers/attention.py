@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 MOST_KEPT = 2**24
+IN_CACHE = 2**20
 
 
 def attend(packed: Tensor, q: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -55,26 +56,36 @@ class _Plain(torch.autograd.Function):
             parts = packed.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
             k, v, scale = parts[-2], parts[-1], packed.shape[-1] ** -0.5
             query = parts[0].mul_(scale) if q is None else (q.transpose(1, 2) * scale).contiguous()
-            logits = query @ k.transpose(-1, -2)
-            if bias is not None:
-                logits = logits.masked_fill_(~bias, -torch.inf) if bias.dtype == torch.bool else logits.add_(bias)
-            p = logits.softmax(-1)
+            b, heads, m, d = query.shape
+            p, out = query.new_empty(b, heads, m, k.shape[2]), query.new_empty(b, m, heads, d)
+            for i in _cuts(p):
+                logits = query[i] @ k[i].transpose(-1, -2)
+                if bias is not None:
+                    some = bias if len(bias) == 1 else bias[i]
+                    logits = logits.masked_fill_(~some, -torch.inf) if some.dtype == torch.bool else logits.add_(some)
+                torch.softmax(logits, -1, out=p[i])
+                out[i] = (p[i] @ v[i]).transpose(1, 2)
             ctx.save_for_backward(query, k, v, p)
             ctx.alone = q is None
-            return (p @ v).transpose(1, 2).flatten(2)
+            return out.flatten(2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         q, k, v, p = ctx.saved_tensors
-        b, heads, n, d = k.shape
+        (b, heads, n, d), m = k.shape, q.shape[2]
+        out = k.new_empty(b, n, 3 if ctx.alone else 2, heads, d)
+        asked = out[:, :, 0] if ctx.alone else q.new_empty(b, m, heads, d)
         with torch.autocast("cpu", enabled=False):
-            g = grads[0].view(b, -1, heads, d).transpose(1, 2).contiguous()
-            logits = torch.ops.aten._softmax_backward_data(g @ v.transpose(-1, -2), p, -1, p.dtype)
-            out = g.new_empty(b, n, 3 if ctx.alone else 2, heads, d)
-            out[:, :, -1] = (p.transpose(-1, -2) @ g).transpose(1, 2)
-            out[:, :, -2] = (logits.transpose(-1, -2) @ q).transpose(1, 2)
-            asked = (logits @ k).mul_(d**-0.5).transpose(1, 2)
-            if not ctx.alone:
-                return out, asked, None
-            out[:, :, 0] = asked
-            return out, None, None
+            g = grads[0].view(b, m, heads, d).transpose(1, 2).contiguous()
+            for i in _cuts(p):
+                each = torch.ops.aten._softmax_backward_data(g[i] @ v[i].transpose(-1, -2), p[i], -1, p.dtype)
+                out[i, :, -1] = (p[i].transpose(-1, -2) @ g[i]).transpose(1, 2)
+                out[i, :, -2] = (each.transpose(-1, -2) @ q[i]).transpose(1, 2)
+                asked[i] = (each @ k[i]).mul_(d**-0.5).transpose(1, 2)
+        return out, None if ctx.alone else asked, None
+
+
+def _cuts(p: Tensor) -> list[slice]:
+    """Samples at a time whose logits stay in a core's own cache."""
+    step = max(1, IN_CACHE // max(1, p[0].numel()))
+    return [slice(i, i + step) for i in range(0, len(p), step)]

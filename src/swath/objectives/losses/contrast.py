@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,9 +23,32 @@ def gather(x: Tensor) -> tuple[Tensor, int]:
     """The rows of all ranks in the order of the batch, with gradient to every rank, and where mine begin."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return x, 0
-    from torch.distributed.nn.functional import all_gather
+    mine, rows = dist.get_rank(), [x.new_zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, x.new_full((1,), len(x), dtype=torch.int64))
+    counts = [int(n) for n in rows]
+    every: Tensor = _Gather.apply(x, counts)
+    return every, sum(counts[:mine])
 
-    return torch.cat(all_gather(x.contiguous())), dist.get_rank() * len(x)
+
+class _Gather(torch.autograd.Function):
+    """torch's own all_gather reads a transposed gradient by its memory (torch 2.15, gloo): row i would get what belongs
+    to others. Here gradients are added up over ranks as they are indexed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counts: list[int]) -> Tensor:
+        ctx.span = sum(counts[: dist.get_rank()]), len(x)
+        wide = x.new_zeros(max(counts), *x.shape[1:])
+        wide[: len(x)] = x
+        every = [torch.empty_like(wide) for _ in counts]
+        dist.all_gather(every, wide)
+        return torch.cat([part[:n] for part, n in zip(every, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        start, n = ctx.span
+        return total[start : start + n], None
 
 
 def info_nce(q: Tensor, k: Tensor, tau: float | Tensor, start: int = 0, there: Tensor | None = None) -> Tensor:
