@@ -23,6 +23,7 @@ from swath.core.batch import Batch, collate
 from swath.core.config import plain
 from swath.core.contracts import Step
 from swath.core.errors import UserError
+from swath.core.heap import keep_freed
 from swath.core.rng import generator, seed_of
 from swath.train import checkpoint, optim
 from swath.train.cached import batch_statistics, in_parts
@@ -84,6 +85,7 @@ def fit(
     `module.after_step(step, total)` runs after each optimiser step where it exists. `run` is the resolved
     run config: it joins the fingerprint, so that a resume under other settings is refused.
     """
+    keep_freed()
     return _Fit(module, feed, config, Path(out), validate).go(resume, run)
 
 

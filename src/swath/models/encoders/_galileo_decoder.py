@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from swath.models.encoders.galileo import Coded, GalileoAttention, GalileoShape, Grid
 from swath.models.layers import Mlp
+from swath.models.layers.products import Linear
 
 
 class ReadBlock(nn.Module):
@@ -35,12 +36,12 @@ class GalileoDecoder(Coded):
         super().__init__()
         self.shape = s
         self.input_norm = nn.LayerNorm(s.dim)
-        self.encoder_to_decoder_embed = nn.Linear(s.dim, s.dim)
+        self.encoder_to_decoder_embed = Linear(s.dim, s.dim)
         self.mask_token = nn.Parameter(torch.zeros(s.dim))
         self.add_tables(s)
         self.blocks = nn.ModuleList(ReadBlock(s.dim, s.heads, s.ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(s.dim)
-        self.to_output_embed = nn.Linear(s.dim, out or s.dim)
+        self.to_output_embed = Linear(s.dim, out or s.dim)
 
     def forward(self, tokens: Sequence[Tensor], mask: Sequence[Tensor], months: Tensor, ratio: float) -> list[Tensor]:
         """The four families predicted where mask is 2; elsewhere what was seen, normalised and projected."""

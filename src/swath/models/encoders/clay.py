@@ -21,6 +21,7 @@ from swath.models.inputs import View, single
 from swath.models.layers import gather_tokens, patchify
 from swath.models.layers.generated import BandResidual, KernelWriter
 from swath.models.layers.masked import standardise_patches
+from swath.models.layers.products import Linear
 from swath.models.loading import Layout
 
 WAVES = 128
@@ -93,8 +94,8 @@ class ClayAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
-        self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.to_qkv = Linear(dim, 3 * heads * dim_head, bias=False)
+        self.to_out = Linear(heads * dim_head, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -106,7 +107,7 @@ class ClayMlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.net = nn.Sequential(nn.LayerNorm(dim), Linear(dim, hidden), nn.GELU(), Linear(hidden, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -176,7 +177,7 @@ class ClayDecoder(nn.Module):
         super().__init__()
         self.dim = s.decoder_dim
         self.mask_patch = nn.Parameter(torch.randn(s.decoder_dim) * 0.02)
-        self.enc_to_dec = nn.Linear(s.dim, s.decoder_dim)
+        self.enc_to_dec = Linear(s.dim, s.decoder_dim)
         self.transformer = ClayTransformer(
             s.decoder_dim, s.decoder_depth, s.decoder_heads, s.decoder_dim_head, ratio=s.decoder_ratio
         )
@@ -213,7 +214,7 @@ class Clay(EncoderModule):
         self.encoder = ClayEncoder(s)
         if decoder:
             self.decoder = ClayDecoder(s)
-            self.proj = nn.Linear(s.dim, s.teacher)
+            self.proj = Linear(s.dim, s.teacher)
         n = len(taps(s.depth))
         self.spec = EncoderSpec(
             name=name,

@@ -19,6 +19,7 @@ from swath.core import EncoderSpec, Features, Where
 from swath.models.encoder import EncoderModule, check_size, per_timestep, plain_features, taps
 from swath.models.inputs import View, single
 from swath.models.layers.generated import BandResidual, KernelWriter, kernel_resize
+from swath.models.layers.products import Linear
 from swath.models.layers.vit import blocks, fixed_table, run, table_for
 from swath.models.loading import Layout
 
@@ -55,7 +56,7 @@ class HyperEmbed(nn.Module):
         super().__init__()
         self.patch, self.dim, self.hyper = s.patch, s.dim, s.hyper
         if language:
-            self.language_proj = nn.Linear(LANGUAGE, s.hyper)
+            self.language_proj = Linear(LANGUAGE, s.hyper)
         self.weight_generator = KernelWriter(s.hyper, s.patch * s.patch * s.dim, s.dim)
         self.fclayer = BandResidual(s.hyper, ("w1", "w2"), nn.ReLU())
 
@@ -85,14 +86,14 @@ class CopernicusFM(EncoderModule):
         self.patch_embed_variable = HyperEmbed(s, language=True)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, s.dim))
         self.pos_embed = fixed_table(s.image // s.patch, s.dim)
-        self.coord_fc, self.scale_fc, self.time_fc = (nn.Linear(s.dim, s.dim) for _ in range(3))
+        self.coord_fc, self.scale_fc, self.time_fc = (Linear(s.dim, s.dim) for _ in range(3))
         self.coord_token = nn.Parameter(torch.zeros(1, 1, s.dim))
         self.scale_token = nn.Parameter(torch.zeros(1, 1, s.dim))
         self.time_token = nn.Parameter(torch.zeros(1, 1, s.dim))
         self.blocks = blocks(s.depth, s.dim, s.heads)
         self.fc_norm = nn.LayerNorm(s.dim, eps=1e-6)
         if s.classes:
-            self.head = nn.Linear(s.dim, s.classes)
+            self.head = Linear(s.dim, s.classes)
         n = len(taps(s.depth))
         self.spec = EncoderSpec(
             name=name,

@@ -19,6 +19,7 @@ from swath.models.encoder import EncoderModule, check_size, per_timestep, plain_
 from swath.models.inputs import View
 from swath.models.layers import patchify
 from swath.models.layers.alibi import bias_of, distances
+from swath.models.layers.products import Linear
 from swath.models.loading import Layout
 
 RADAR = Input("sentinel1-grd", ("vv", "vh"), "db")
@@ -52,8 +53,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.input_norm = nn.LayerNorm(dim)
-        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.to_out = nn.Linear(dim, dim)
+        self.to_qkv = Linear(dim, 3 * dim, bias=False)
+        self.to_out = Linear(dim, dim)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         q, k, v = self.to_qkv(self.input_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -67,10 +68,10 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.input_norm = nn.LayerNorm(dim)
-        self.to_q = nn.Linear(dim, dim, bias=False)
-        self.to_k = nn.Linear(dim, dim, bias=False)
-        self.to_v = nn.Linear(dim, dim, bias=False)
-        self.to_out = nn.Linear(dim, dim)
+        self.to_q = Linear(dim, dim, bias=False)
+        self.to_k = Linear(dim, dim, bias=False)
+        self.to_v = Linear(dim, dim, bias=False)
+        self.to_out = Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         x, context = self.input_norm(x), self.input_norm(context)
@@ -85,7 +86,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.input_norm = nn.LayerNorm(dim)
-        self.net = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Identity(), nn.Linear(4 * dim, dim))
+        self.net = nn.Sequential(Linear(dim, 4 * dim), nn.GELU(), nn.Identity(), Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(self.input_norm(x))
@@ -140,7 +141,7 @@ class CromaSensor(nn.Module):
     def __init__(self, s: CromaShape, bands: int, depth: int) -> None:
         super().__init__()
         self.patch = s.patch
-        self.linear_input = nn.Linear(bands * s.patch * s.patch, s.dim)
+        self.linear_input = Linear(bands * s.patch * s.patch, s.dim)
         self.transformer = CromaTransformer(s.dim, depth, s.heads)
 
     def run(self, x: Tensor, bias: Tensor) -> list[Tensor]:
@@ -148,7 +149,7 @@ class CromaSensor(nn.Module):
 
 
 def _pool(dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+    return nn.Sequential(nn.LayerNorm(dim), Linear(dim, 4 * dim), nn.GELU(), Linear(4 * dim, dim))
 
 
 class Croma(EncoderModule):

@@ -19,6 +19,7 @@ from swath.core import EncoderSpec, Features, Input, UnknownName, Where
 from swath.models.encoder import EncoderModule, check_size, per_timestep, plain_features, taps
 from swath.models.inputs import View, single
 from swath.models.layers import LayerScale, Mlp, PatchEmbed
+from swath.models.layers.products import Linear
 from swath.models.loading import Layout
 
 WEB = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -123,7 +124,7 @@ class RopeAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj = MaskedBiasLinear(dim), nn.Linear(dim, dim)
+        self.qkv, self.proj = MaskedBiasLinear(dim), Linear(dim, dim)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         b, n, d = x.shape

@@ -17,6 +17,7 @@ from swath.models.encoder import EncoderModule, per_timestep
 from swath.models.encoders.dinov3 import WEB, rgb_input
 from swath.models.inputs import View, single
 from swath.models.layers.convolutional import ChannelNorm
+from swath.models.layers.products import Linear
 from swath.models.loading import Layout
 
 
@@ -61,7 +62,7 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.dwconv = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.pwconv1, self.act, self.pwconv2 = nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        self.pwconv1, self.act, self.pwconv2 = Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width)
         self.gamma = nn.Parameter(torch.full((width,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from swath.models.inputs import View, single
 from swath.models.layers import gather_tokens, keep_by_noise, patchify, restore_tokens, sincos_single
 from swath.models.layers.generated import BandResidual, KernelWriter
 from swath.models.layers.masked import masked_mse
+from swath.models.layers.products import Linear
 from swath.models.layers.vit import at, blocks, fixed_table, run, run_all, table_for, with_class
 from swath.models.loading import Layout
 
@@ -99,8 +100,8 @@ class Dofa(EncoderModule):
         self.blocks = blocks(s.depth, s.dim, s.heads)
         if decoder:
             self.norm = nn.LayerNorm(s.dim, eps=1e-6)
-            self.projector = nn.Linear(s.dim, s.dim)
-            self.decoder_embed = nn.Linear(s.dim, s.decoder_dim)
+            self.projector = Linear(s.dim, s.dim)
+            self.decoder_embed = Linear(s.dim, s.decoder_dim)
             self.mask_token = nn.Parameter(torch.zeros(1, 1, s.decoder_dim))
             self.decoder_pos_embed = fixed_table(side, s.decoder_dim)
             self.decoder_blocks = blocks(s.decoder_depth, s.decoder_dim, s.decoder_heads)
@@ -109,7 +110,7 @@ class Dofa(EncoderModule):
         else:
             self.fc_norm = nn.LayerNorm(s.dim, eps=1e-6)
             if s.classes:
-                self.head = nn.Linear(s.dim, s.classes)
+                self.head = Linear(s.dim, s.classes)
         n = len(taps(s.depth))
         self.spec = EncoderSpec(
             name=name,

@@ -20,6 +20,7 @@ from swath.models.encoders.presto import cartesian, month_table, months_from, mo
 from swath.models.inputs import View
 from swath.models.layers import Mlp
 from swath.models.layers.generated import kernel_resize
+from swath.models.layers.products import Linear
 from swath.models.loading import Layout
 
 SPACE_TIME = {"S1": (0, 1), "S2_RGB": (2, 3, 4), "S2_Red_Edge": (5, 6, 7), "S2_NIR_10m": (8,), "S2_NIR_20m": (9,),
@@ -75,8 +76,8 @@ class GalileoAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q, self.k, self.v = Linear(dim, dim), Linear(dim, dim), Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, bias: Tensor | None, context: Tensor | None = None) -> Tensor:
         y = x if context is None else context
@@ -179,8 +180,8 @@ class Galileo(EncoderModule, Coded):
         flex = {n: FlexEmbed(len(b), s.dim, s.patch) for n, b in (SPACE_TIME | SPACE).items()}
         self.space_time_embed = nn.ModuleDict({n: flex[n] for n in SPACE_TIME})
         self.space_embed = nn.ModuleDict({n: flex[n] for n in SPACE})
-        self.time_embed = nn.ModuleDict({n: nn.Linear(len(b), s.dim) for n, b in TIME.items()})
-        self.static_embed = nn.ModuleDict({n: nn.Linear(len(b), s.dim) for n, b in STATIC.items()})
+        self.time_embed = nn.ModuleDict({n: Linear(len(b), s.dim) for n, b in TIME.items()})
+        self.static_embed = nn.ModuleDict({n: Linear(len(b), s.dim) for n, b in STATIC.items()})
         self.add_tables(s)
         self.blocks = nn.ModuleList(GalileoBlock(s.dim, s.heads, s.ratio) for _ in range(s.depth))
         self.norm = nn.LayerNorm(s.dim)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from swath.core import EncoderSpec, Features, Input, UnknownName, UserError, Where
 from swath.models.encoder import EncoderModule, per_timestep
 from swath.models.inputs import View, single
+from swath.models.layers.products import Linear
 from swath.models.layers.swin import Swin, SwinPlan, widths
 from swath.models.loading import Layout
 
@@ -93,7 +94,7 @@ class GFMPretraining(nn.Module):
         self.encoder = Swin(replace(plan, mask_token=True))
         out = widths(plan)[-1]
         self.decoder = nn.Sequential(nn.Conv2d(out, stride**2 * plan.bands, 1), nn.PixelShuffle(stride))
-        self.projector = nn.Linear(out, widths(teacher)[-1])
+        self.projector = Linear(out, widths(teacher)[-1])
         self.teacher = Swin(teacher).requires_grad_(False)
 
     def student(self, x: Tensor, mask: Tensor) -> dict[str, Tensor]:

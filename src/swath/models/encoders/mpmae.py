@@ -19,6 +19,7 @@ from swath.models.encoder import EncoderModule, per_timestep
 from swath.models.inputs import View, single
 from swath.models.layers import keep_by_noise
 from swath.models.layers.convolutional import ChannelNorm
+from swath.models.layers.products import Linear
 from swath.models.loading import Layout
 
 BANDS = ("coastal", "blue", "green", "red", "rededge071", "rededge075", "rededge078", "nir08", "nir", "nir09", "swir16",
@@ -107,8 +108,8 @@ class ConvNeXtV2Block(nn.Module):
         super().__init__()
         self.dwconv = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.pwconv1, self.act = nn.Linear(width, 4 * width), nn.GELU()
-        self.grn, self.pwconv2 = ResponseNorm(4 * width), nn.Linear(4 * width, width)
+        self.pwconv1, self.act = Linear(width, 4 * width), nn.GELU()
+        self.grn, self.pwconv2 = ResponseNorm(4 * width), Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
@@ -136,7 +137,7 @@ class ConvNeXtV2(EncoderModule):
         self.stages = nn.ModuleList(nn.Sequential(*(ConvNeXtV2Block(d) for _ in range(n))) for n, d in blocks)
         self.norm = nn.LayerNorm(plan.dims[-1], eps=1e-6)
         if plan.classes:
-            self.head = nn.Linear(plan.dims[-1], plan.classes)
+            self.head = Linear(plan.dims[-1], plan.classes)
         mean, std = statistics or ((), ())
         self.spec = EncoderSpec(
             name=name,
@@ -217,7 +218,7 @@ class MPMAEPretraining(nn.Module):
         self.decoder_dict = nn.ModuleDict({m: shared for m in plan.modalities})
         cells = plan.encoder.patch**2
         self.pred_dict = nn.ModuleDict(
-            {m: nn.Linear(plan.width, n) if m in CLASSES + VECTORS else nn.Conv2d(plan.width, n * cells, 1)
+            {m: Linear(plan.width, n) if m in CLASSES + VECTORS else nn.Conv2d(plan.width, n * cells, 1)
              for m, n in plan.modalities.items()}
         )  # fmt: skip
         self.layer_norm_tmp = nn.LayerNorm(plan.width, eps=1e-6)

@@ -18,6 +18,7 @@ from swath.models.encoder import EncoderModule, check_size, per_timestep, plain_
 from swath.models.inputs import View, single
 from swath.models.layers import Mlp, gather_tokens, patchify, sincos_2d, unpatchify
 from swath.models.layers.masked import standardise_patches
+from swath.models.layers.products import Linear
 from swath.models.layers.vit import blocks, run, run_all
 from swath.models.loading import Layout
 
@@ -83,7 +84,7 @@ class ReadAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.kv, self.proj = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.q, self.kv, self.proj = Linear(dim, dim), Linear(dim, 2 * dim), Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -101,12 +102,12 @@ class TaskDecoder(nn.Module):
         self.task_embeddings = nn.ParameterDict({t: nn.Parameter(torch.zeros(1, 1, d)) for t in tasks})
         self.mask_token = nn.Parameter(torch.zeros(1, 1, d))
         self.pos_emb = _plane(s.image // s.patch, d)
-        self.proj_context = nn.Linear(s.dim, d)
+        self.proj_context = Linear(s.dim, d)
         self.context_norm, self.query_norm, self.out_norm = (nn.LayerNorm(d, eps=1e-6) for _ in range(3))
         self.decoder = ReadAttention(d, s.decoder_heads)
         self.mlp = Mlp(d, 4 * d)
         self.decoder_transformer = blocks(s.decoder_depth, d, s.decoder_heads)
-        self.out_proj = nn.Linear(d, bands * patch * patch)
+        self.out_proj = Linear(d, bands * patch * patch)
 
     def forward(self, seen: Tensor, hidden: Tensor, task: int, grid: tuple[int, int]) -> Tensor:
         """Encoded tokens at all places (those under `hidden` (B, N) mean nothing), the global token last."""

@@ -21,6 +21,7 @@ from swath.core import EncoderSpec, Features, Input, UnknownName, UserError, Whe
 from swath.models.encoder import EncoderModule, check_size, taps
 from swath.models.inputs import View
 from swath.models.layers import Mlp
+from swath.models.layers.products import Linear
 from swath.models.loading import Layout
 
 VISIBLE, DECODED = 0, 2
@@ -132,8 +133,8 @@ class BandsetPatches(nn.Module):
         super().__init__()
         self.hidden = hidden
         if hidden:
-            self.pixel_proj = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU())
-            self.proj: nn.Module = nn.Linear(hidden * BASE_PATCH**2, dim)
+            self.pixel_proj = nn.Sequential(Linear(channels, hidden), nn.ReLU())
+            self.proj: nn.Module = Linear(hidden * BASE_PATCH**2, dim)
         else:
             self.proj = nn.Conv2d(channels, dim, BASE_PATCH, BASE_PATCH)
 
@@ -232,8 +233,8 @@ class SplitAttention(nn.Module):
     def __init__(self, dim: int, heads: int, rope: bool, base: float) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q, self.k, self.v = Linear(dim, dim), Linear(dim, dim), Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         if rope:
             size = base ** -(torch.arange(0, dim // heads, 4) / (dim // heads))
             way = torch.linalg.qr(torch.randn(heads, 3, 3, device="cpu"))[0].to(size)
@@ -282,7 +283,7 @@ class Projection(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.projection = nn.Sequential(nn.Linear(dim, dim))
+        self.projection = nn.Sequential(Linear(dim, dim))
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,8 +369,8 @@ class OlmoDecoder(nn.Module):
         self.composite_encodings = Encodings(dim, plan.bandsets, plan.rope)
         self.blocks = nn.ModuleList(OlmoBlock(dim, heads, plan) for _ in range(plan.decoder_depth))
         self.input_norm, self.norm = nn.LayerNorm(plan.dim), nn.LayerNorm(dim)
-        self.encoder_to_decoder_embed = nn.Linear(plan.dim, dim)
-        self.to_output_embed = nn.Linear(dim, plan.dim)
+        self.encoder_to_decoder_embed = Linear(plan.dim, dim)
+        self.to_output_embed = Linear(dim, plan.dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
 
     def forward(

@@ -18,6 +18,7 @@ from swath.core import EncoderSpec, Features, UserError, Where
 from swath.models.encoder import EncoderModule, check_size, per_timestep, plain_features, taps
 from swath.models.inputs import View, single
 from swath.models.layers import Block, sincos_single
+from swath.models.layers.products import Linear
 from swath.models.layers.vit import at, run, table_for
 from swath.models.loading import Layout
 
@@ -78,8 +79,8 @@ class BandAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.inproj_k = nn.Linear(dim, dim, bias=False)
-        self.inproj_v = nn.Linear(dim, dim, bias=False)
+        self.inproj_k = Linear(dim, dim, bias=False)
+        self.inproj_v = Linear(dim, dim, bias=False)
 
     def forward(self, query: Tensor, x: Tensor, hidden: Tensor | None) -> Tensor:
         parts = (query.expand(len(x), -1, -1), self.inproj_k(x), self.inproj_v(x))
@@ -111,7 +112,7 @@ class PanopticonEmbed(nn.Module):
         super().__init__()
         self.conv3d = BandConv(s.fusion, s.patch)
         self.chnfus = BandFusion(s.fusion, s.fusion_heads)
-        self.proj = nn.Linear(s.fusion, s.dim)
+        self.proj = Linear(s.fusion, s.dim)
 
     def forward(self, x: Tensor, bands: Tensor, hidden: Tensor | None = None) -> Tensor:
         return self.proj(self.chnfus(self.conv3d(x), bands, hidden))

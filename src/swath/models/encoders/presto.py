@@ -19,6 +19,7 @@ from swath.core import EncoderSpec, Features, Input, UserError, Where
 from swath.models.encoder import EncoderModule
 from swath.models.inputs import View
 from swath.models.layers import Block, gather_tokens
+from swath.models.layers.products import Linear
 from swath.models.layers.vit import run_all
 from swath.models.loading import Layout
 
@@ -85,9 +86,9 @@ class PrestoEncoder(nn.Module):
     def __init__(self, s: PrestoShape) -> None:
         super().__init__()
         channel, month = int(s.dim * s.channel_share), int(s.dim * s.month_share)
-        self.eo_patch_embed = nn.ModuleDict({k: nn.Linear(len(v), s.dim) for k, v in GROUPS.items()})
+        self.eo_patch_embed = nn.ModuleDict({k: Linear(len(v), s.dim) for k, v in GROUPS.items()})
         self.dw_embed = nn.Embedding(CLASSES + 1, s.dim)
-        self.latlon_embed = nn.Linear(3, s.dim)
+        self.latlon_embed = Linear(3, s.dim)
         self.channel_embed = nn.Embedding(len(GROUPS) + 1, channel)
         self.month_embed = nn.Embedding.from_pretrained(month_table(month), freeze=True)
         self.pos_embed = nn.Parameter(step_table(s.steps, s.dim - channel - month), requires_grad=False)
@@ -142,7 +143,7 @@ class PrestoDecoder(nn.Module):
     def __init__(self, s: PrestoShape, channels: nn.Embedding) -> None:
         super().__init__()
         rest = s.decoder_dim - channels.embedding_dim
-        self.decoder_embed = nn.Linear(s.dim, s.decoder_dim)
+        self.decoder_embed = Linear(s.dim, s.decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(s.decoder_dim))
         self.channel_embeddings = channels
         self.month_embed = nn.Embedding.from_pretrained(month_table(rest // 2), freeze=True)
@@ -150,8 +151,8 @@ class PrestoDecoder(nn.Module):
         blocks = (Block(s.decoder_dim, s.decoder_heads, s.ratio, eps=1e-5) for _ in range(s.decoder_depth))
         self.decoder_blocks = nn.ModuleList(blocks)
         self.decoder_norm = nn.LayerNorm(s.decoder_dim)
-        self.eo_decoder_pred = nn.ModuleDict({k: nn.Linear(s.decoder_dim, len(v)) for k, v in GROUPS.items()})
-        self.dw_decoder_pred = nn.Linear(s.decoder_dim, CLASSES)
+        self.eo_decoder_pred = nn.ModuleDict({k: Linear(s.decoder_dim, len(v)) for k, v in GROUPS.items()})
+        self.dw_decoder_pred = Linear(s.decoder_dim, CLASSES)
 
     def _code(self, months: Tensor) -> Tensor:
         b, t = months.shape

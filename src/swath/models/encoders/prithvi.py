@@ -20,6 +20,7 @@ from swath.models.encoder import EncoderModule, check_size, plain_features, taps
 from swath.models.inputs import View, single
 from swath.models.layers import Block, gather_tokens, keep_by_noise, restore_tokens, sincos_3d, sincos_single
 from swath.models.layers.masked import masked_mse
+from swath.models.layers.products import Linear
 from swath.models.loading import Layout
 
 Triple = tuple[int, int, int]
@@ -157,7 +158,7 @@ class PrithviDecoder(nn.Module):
         super().__init__()
         self.grid = (s.frames // s.patch[0], s.image // s.patch[1], s.image // s.patch[2])
         d = s.decoder_dim
-        self.decoder_embed = nn.Linear(s.dim, d)
+        self.decoder_embed = Linear(s.dim, d)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, d))
         self.register_buffer("decoder_pos_embed", _table(self.grid, d))
         if "time" in s.coords:
@@ -167,7 +168,7 @@ class PrithviDecoder(nn.Module):
         blocks = (Block(d, s.decoder_heads, s.mlp_ratio, eps=1e-5) for _ in range(s.decoder_depth))
         self.decoder_blocks = nn.ModuleList(blocks)
         self.decoder_norm = nn.LayerNorm(d)
-        self.decoder_pred = nn.Linear(d, s.bands * s.patch[0] * s.patch[1] * s.patch[2])
+        self.decoder_pred = Linear(d, s.bands * s.patch[0] * s.patch[1] * s.patch[2])
 
     def forward(
         self, latent: Tensor, back: Tensor, grid: Triple, dates: Tensor | None, places: Tensor | None

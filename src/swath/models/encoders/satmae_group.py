@@ -18,6 +18,7 @@ from swath.models.encoders.satmae import LICENCE
 from swath.models.inputs import View, single
 from swath.models.layers import PatchEmbed, gather_tokens, keep_by_noise, patchify, restore_tokens, sincos_1d
 from swath.models.layers.masked import standardise_patches
+from swath.models.layers.products import Linear
 from swath.models.layers.vit import at, blocks, fixed_table, run, run_all, table_for, with_class
 from swath.models.loading import Layout
 
@@ -72,16 +73,16 @@ class SatmaeGroup(EncoderModule):
         self.norm = nn.LayerNorm(s.dim, eps=1e-6)
         if s.classes:
             self.channel_cls_embed = nn.Parameter(torch.zeros(1, 1, s.channel_dim))
-            self.head = nn.Linear(s.dim, s.classes)
+            self.head = Linear(s.dim, s.classes)
         if s.decoder_dim:
-            self.decoder_embed = nn.Linear(s.dim, s.decoder_dim)
+            self.decoder_embed = Linear(s.dim, s.decoder_dim)
             self.mask_token = nn.Parameter(torch.zeros(1, 1, s.decoder_dim))
             self.decoder_pos_embed = fixed_table(side, s.decoder_dim - s.decoder_channel_dim)
             table = sincos_1d(len(s.groups) + 1, s.decoder_channel_dim)[None]
             self.decoder_channel_embed = nn.Parameter(table, requires_grad=False)
             self.decoder_blocks = blocks(s.decoder_depth, s.decoder_dim, s.decoder_heads)
             self.decoder_norm = nn.LayerNorm(s.decoder_dim, eps=1e-6)
-            heads = (nn.Linear(s.decoder_dim, len(g) * s.patch * s.patch) for g in s.groups)
+            heads = (Linear(s.decoder_dim, len(g) * s.patch * s.patch) for g in s.groups)
             self.decoder_pred = nn.ModuleList(heads)
         n = len(taps(s.depth))
         self.spec = EncoderSpec(

@@ -19,6 +19,7 @@ from swath.models.encoders.satmae import LICENCE, RGB
 from swath.models.inputs import View, single
 from swath.models.layers import PatchEmbed, gather_tokens, keep_by_noise, patchify, restore_tokens, sincos
 from swath.models.layers.masked import masked_mse
+from swath.models.layers.products import Linear
 from swath.models.layers.vit import blocks, fixed_table, run, run_all, table_for, with_class
 from swath.models.loading import Layout
 from swath.models.vit import ViTShape
@@ -40,14 +41,14 @@ class SatmaeTemporal(EncoderModule):
         self.blocks = blocks(s.depth, s.dim, s.heads, s.ratio)
         self.norm = nn.LayerNorm(s.dim, eps=1e-6)
         if s.classes:
-            self.head = nn.Linear(s.dim, s.classes)
+            self.head = Linear(s.dim, s.classes)
         if s.decoder_dim:
-            self.decoder_embed = nn.Linear(s.dim, s.decoder_dim)
+            self.decoder_embed = Linear(s.dim, s.decoder_dim)
             self.mask_token = nn.Parameter(torch.zeros(1, 1, s.decoder_dim))
             self.decoder_pos_embed = fixed_table(side, s.decoder_dim - DECODER_TIME)
             self.decoder_blocks = blocks(s.decoder_depth, s.decoder_dim, s.decoder_heads, s.ratio)
             self.decoder_norm = nn.LayerNorm(s.decoder_dim, eps=1e-6)
-            self.decoder_pred = nn.Linear(s.decoder_dim, s.patch * s.patch * s.bands)
+            self.decoder_pred = Linear(s.decoder_dim, s.patch * s.patch * s.bands)
         n = len(taps(s.depth))
         self.spec = EncoderSpec(
             name=name,

@@ -16,6 +16,7 @@ from swath.core import EncoderSpec, Features, Input, Where
 from swath.models.encoder import EncoderModule, check_size, per_timestep, plain_features, taps
 from swath.models.inputs import View, single
 from swath.models.layers import PatchEmbed, sincos_single
+from swath.models.layers.products import Linear
 from swath.models.layers.vit import at, blocks, run, with_class
 from swath.models.loading import Layout
 from swath.models.vit import ViTShape
@@ -48,7 +49,7 @@ class ScaleMae(EncoderModule):
         self.blocks = blocks(s.depth, s.dim, s.heads, s.ratio)
         self.norm = nn.LayerNorm(s.dim, eps=1e-6)
         if s.classes:
-            self.head = nn.Linear(s.dim, s.classes)
+            self.head = Linear(s.dim, s.classes)
         n = len(taps(s.depth))
         self.spec = EncoderSpec(
             name=name,

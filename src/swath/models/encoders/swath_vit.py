@@ -42,7 +42,8 @@ from swath.models.encoder import EncoderModule, pick
 from swath.models.inputs import View
 from swath.models.layers.alibi import token_bias
 from swath.models.layers.attention import attend
-from swath.models.layers.transformer import added, gelu
+from swath.models.layers.products import Linear
+from swath.models.layers.transformer import added, wide
 from swath.models.loading import Layout
 
 Size = Literal["nano", "tiny", "small", "base", "large"]
@@ -199,8 +200,8 @@ class PatchEmbed(nn.Module):
     def __init__(self, width: int, patch: int, basis: int) -> None:
         super().__init__()
         self.patch, self.basis = patch, basis
-        last = nn.Linear(128, basis)
-        self.mix = nn.Sequential(nn.Linear(_CODE, 128), nn.GELU(), last)
+        last = Linear(128, basis)
+        self.mix = nn.Sequential(Linear(_CODE, 128), nn.GELU(), last)
         self.kinds = nn.Embedding(len(KINDS), width)
         self.kernel = nn.Parameter(torch.empty(width, basis, patch, patch))
         self.bias = nn.Parameter(torch.zeros(width))
@@ -247,8 +248,8 @@ class Context(nn.Module):
     def __init__(self, inputs: int, width: int, drop: float) -> None:
         super().__init__()
         self.drop = drop
-        last = nn.Linear(width, width)
-        self.net = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), last)
+        last = Linear(width, width)
+        self.net = nn.Sequential(Linear(inputs, width), nn.GELU(), last)
         self.unknown = nn.Parameter(torch.zeros(width))
         nn.init.zeros_(last.bias)
         nn.init.normal_(last.weight, std=0.02 * width**-0.5)
@@ -283,8 +284,8 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.drop = heads, drop
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.qkv, self.proj = Linear(width, 3 * width), Linear(width, width)
+        self.fc1, self.fc2 = Linear(width, 4 * width), Linear(4 * width, width)
 
     def _kept(self, x: Tensor) -> Tensor:
         if not self.training or self.drop == 0:
@@ -296,7 +297,7 @@ class Block(nn.Module):
         b, n, _ = x.shape
         seen = attend(self.qkv(self.norm1(x)).view(b, n, 3, self.heads, -1), bias=mask)
         x = x + self._kept(self.proj(seen))
-        return added(x, self._kept(self.fc2(gelu(self.fc1(self.norm2(x))))))
+        return added(x, self._kept(self.fc2(wide(self.fc1, self.norm2(x)))))
 
 
 class PlainViT(EncoderModule):
@@ -311,7 +312,7 @@ class PlainViT(EncoderModule):
             raise UserError("patch and registers must be at least 1", where="swath-vit")
         self.config, self.width, self.heads = config, width, heads
         self.embed = PatchEmbed(width, config.patch, config.basis)
-        self.scale = nn.Linear(16, width)
+        self.scale = Linear(16, width)
         self.time, self.place = Context(16, width, config.drop_time), Context(24, width, config.drop_place)
         self.registers = nn.Parameter(torch.randn(1, config.registers, width) * 0.02)
         drops = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]

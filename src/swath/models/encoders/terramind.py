@@ -19,6 +19,7 @@ from swath.core import EncoderSpec, Features, Input, UnknownName, UserError, Whe
 from swath.models.encoder import EncoderModule, check_size, taps, to_map
 from swath.models.inputs import View
 from swath.models.layers import Attention, patchify, resize_positions, sincos_1d
+from swath.models.layers.products import Linear
 from swath.models.loading import Layout
 
 Merge = Literal["none", "mean", "max", "concat", "dict"]
@@ -129,10 +130,10 @@ class Feedforward(nn.Module):
         hidden = int(dim * ratio)
         self.gated = gated
         hidden = int(2 * hidden / 3) if gated else hidden
-        self.fc1, self.fc2 = nn.Linear(dim, hidden, bias=not gated), nn.Linear(hidden, dim, bias=not gated)
+        self.fc1, self.fc2 = Linear(dim, hidden, bias=not gated), Linear(hidden, dim, bias=not gated)
         self.act = nn.SiLU() if gated else nn.GELU()
         if gated:
-            self.fc3 = nn.Linear(dim, hidden, bias=False)
+            self.fc3 = Linear(dim, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.fc1(x))
@@ -145,8 +146,8 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, heads: int, bias: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.kv = nn.Linear(dim, dim, bias=bias), nn.Linear(dim, 2 * dim, bias=bias)
-        self.proj = nn.Linear(dim, dim, bias=bias)
+        self.q, self.kv = Linear(dim, dim, bias=bias), Linear(dim, 2 * dim, bias=bias)
+        self.proj = Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         b, n, d = x.shape
@@ -203,7 +204,7 @@ class PixelEmbedding(nn.Module):
     def __init__(self, plan: Plan, channels: int) -> None:
         super().__init__()
         self.patch, self.grid = plan.patch, plan.grid
-        self.proj = nn.Linear(channels * plan.patch**2, plan.dim, bias=False)
+        self.proj = Linear(channels * plan.patch**2, plan.dim, bias=False)
         self.mod_emb = nn.Parameter(torch.randn(1, 1, plan.dim) * 0.02)
         self.register_buffer("pos_emb", positions_2d(plan.grid, plan.dim))
 
@@ -228,7 +229,7 @@ class TokenEmbedding(nn.Module):
         table = sincos_1d(512, plan.dim)[None] if sequence else positions_2d(plan.grid, plan.dim)
         self.register_buffer("pos_emb", table)
         if target:
-            self.to_logits = nn.Linear(plan.dim, vocab, bias=False)
+            self.to_logits = Linear(plan.dim, vocab, bias=False)
             self.to_logits.weight = self.token_emb.weight
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,7 +263,7 @@ class TerraMindModel(nn.Module):
             if name in parts:
                 part.mod_emb = cast(TokenEmbedding, parts[name]).mod_emb
         self.decoder_embeddings = nn.ModuleDict(targets)
-        self.decoder_proj_context = nn.Linear(plan.dim, plan.dim)
+        self.decoder_proj_context = Linear(plan.dim, plan.dim)
         self.decoder = nn.ModuleList(DecoderBlock(plan) for _ in range(plan.decoder_depth))
         self.decoder_norm = PlainNorm(plan.dim)
         self.mask_token = nn.Parameter(torch.randn(1, 1, plan.dim) * 0.02)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from swath.core import EncoderSpec, Features, Input, UnknownName, UserError, Where
 from swath.models.encoder import EncoderModule, per_timestep, taps
+from swath.models.encoders._timm_vit import PLAIN, TimmViT
 from swath.models.inputs import View, single, standard_input
 from swath.models.loading import Layout
 
@@ -59,6 +60,8 @@ class Timm:
 
 def create(model: str, channels: int) -> Any:
     """A timm network without classifier; position tables and windows follow the image where timm lets them."""
+    if model in PLAIN:
+        return TimmViT(PLAIN[model], channels)
     import timm
 
     if model not in timm.list_models():

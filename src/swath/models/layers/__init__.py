@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swath.models.layers.patches import PatchEmbed, patchify, unpatchify
 from swath.models.layers.positions import resize_positions, sincos, sincos_1d, sincos_2d, sincos_3d, sincos_single
+from swath.models.layers.products import Linear
 from swath.models.layers.transformer import Attention, Block, LayerScale, Mlp
 from swath.models.layers.visibility import gather_tokens, keep_by_noise, restore_tokens
 
@@ -11,6 +12,7 @@ __all__ = [
     "Attention",
     "Block",
     "LayerScale",
+    "Linear",
     "Mlp",
     "PatchEmbed",
     "gather_tokens",

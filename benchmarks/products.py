@@ -1,0 +1,58 @@
+"""Linear maps by oneDNN beside torch's own road (MKL), at the shapes of ViT-S and ViT-B: one table, side by side.
+
+    python benchmarks/products.py [--rounds 9]
+
+One thread, float32, 8 images of 197 tokens. `forward`, `input gradient` and both with the weight's gradient ("step");
+`gelu` is a linear map and its GELU without gradients. Ratios are ours / torch's medians of CPU seconds.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch.nn import functional as F
+
+from swath.models.layers.products import linear, linear_gelu
+
+SHAPES = {"S qkv": (384, 1152), "S proj": (384, 384), "S fc1": (384, 1536), "S fc2": (1536, 384),
+          "B qkv": (768, 2304), "B fc1": (768, 3072), "B fc2": (3072, 768)}  # fmt: skip
+
+
+def times(calls: list, rounds: int) -> list[float]:
+    """The median CPU seconds of each, taking turns."""
+    took: list[list[float]] = [[] for _ in calls]
+    for turn in range(rounds + 1):
+        for i, call in enumerate(calls):
+            began = time.process_time()
+            call()
+            if turn:
+                took[i].append(time.process_time() - began)
+    return [statistics.median(t) for t in took]
+
+
+def step(run, x, w, b, up) -> None:
+    x.grad = w.grad = b.grad = None
+    run(x, w, b).backward(up)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    print(f"{'':8s}{'forward':>10s}{'step':>10s}{'gelu':>10s}   GFLOP/s of ours forward")
+    for name, (inside, outside) in SHAPES.items():
+        x, w = torch.randn(1576, inside, requires_grad=True), torch.randn(outside, inside, requires_grad=True)
+        b, up = torch.randn(outside, requires_grad=True), torch.randn(1576, outside)
+        with torch.no_grad():
+            ours, theirs, one, two = times(
+                [lambda: linear(x, w, b), lambda: F.linear(x, w, b), lambda: linear_gelu(x, w, b),
+                 lambda: F.gelu(F.linear(x, w, b))], rounds)  # fmt: skip
+        back = times([lambda: step(linear, x, w, b, up), lambda: step(F.linear, x, w, b, up)], rounds)
+        rate = 2 * 1576 * inside * outside / ours / 1e9
+        print(f"{name:8s}{ours / theirs:10.3f}{back[0] / back[1]:10.3f}{one / two:10.3f}{rate:13.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

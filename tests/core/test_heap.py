@@ -1,0 +1,37 @@
+"""Freed memory stays when asked to: fewer page faults for the same work, and an environment's own setting stands."""
+
+import subprocess
+import sys
+
+import pytest
+
+WORK = """
+import resource, sys
+from swath.core.heap import keep_freed
+if sys.argv[1] == "keep":
+    assert keep_freed()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(30):
+    held = [bytearray(b"1") * (8 << 20) for _ in range(3)]
+    del held
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how, **env):
+    told = subprocess.run(
+        [sys.executable, "-c", WORK, how], capture_output=True, text=True, check=True, env=env or None
+    )
+    return int(told.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_pages_are_faulted_in_once():
+    assert faults("keep") < faults("leave") / 5
+
+
+def test_the_environment_stands(monkeypatch):
+    from swath.core.heap import keep_freed
+
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert keep_freed() is False

@@ -1,0 +1,96 @@
+"""Linear maps by oneDNN: torch's values and gradients, a gelu in the same pass, and the plain road where it must be."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from swath.models.layers import products
+from swath.models.layers.products import Linear, linear, linear_gelu
+from swath.models.layers.transformer import Mlp, wide
+from swath.train.compute import _Flops
+
+
+@pytest.fixture
+def always(monkeypatch):
+    monkeypatch.setattr(products, "LEAST", 0)
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 70), st.integers(1, 3), st.integers(1, 50), st.integers(1, 40), st.booleans(), st.booleans())
+def test_values_and_gradients_are_torchs(n, m, inside, outside, biased, across):
+    least, products.LEAST = products.LEAST, 0
+    try:
+        g = torch.Generator().manual_seed(n + 100 * inside)
+        x = torch.randn(m, n, inside, generator=g)
+        x = (x.transpose(0, 1).contiguous().transpose(0, 1) if across else x).requires_grad_()
+        w = torch.randn(outside, inside, generator=g).requires_grad_()
+        b = torch.randn(outside, generator=g).requires_grad_() if biased else None
+        ours, want = linear(x, w, b), F.linear(x, w, b)
+        assert "_Linear" in type(ours.grad_fn.next_functions[0][0]).__name__
+        close(ours, want)
+        up = torch.randn(want.shape, generator=g)
+        wrt = [x, w, *([b] if biased else [])]
+        for a, c in zip(torch.autograd.grad(ours, wrt, up), torch.autograd.grad(want, wrt, up), strict=True):
+            close(a, c)
+        with torch.no_grad():
+            close(linear_gelu(x, w, b), F.gelu(F.linear(x, w, b)))
+    finally:
+        products.LEAST = least
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias"])
+def test_what_asks_for_no_gradient_gets_none(always, frozen):
+    parts = {"x": torch.randn(4, 5), "weight": torch.randn(3, 5), "bias": torch.randn(3)}
+    live = {k: v.clone().requires_grad_(k != frozen) for k, v in parts.items()}
+    want = {k: v.clone().requires_grad_(k != frozen) for k, v in parts.items()}
+    linear(**live).square().sum().backward()
+    F.linear(want["x"], want["weight"], want["bias"]).square().sum().backward()
+    for k in parts:
+        assert (live[k].grad is None) == (k == frozen)
+        if k != frozen:
+            close(live[k].grad, want[k].grad)
+
+
+def test_bfloat16_gelu_is_rounded_once(always):
+    x, w, b = torch.randn(64, 96).bfloat16(), torch.randn(32, 96).bfloat16(), torch.randn(32).bfloat16()
+    want = F.gelu(F.linear(x.double(), w.double(), b.double()))
+    with torch.no_grad():
+        one = (linear_gelu(x, w, b).double() - want).abs().mean()
+    two = (F.gelu(F.linear(x, w, b)).double() - want).abs().mean()
+    assert one <= two
+
+
+def test_the_plain_road_under_autocast_and_export(always):
+    layer = Linear(8, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(2, 8)).dtype == torch.bfloat16
+    made = torch.export.export(layer, (torch.randn(2, 8),))
+    assert "mkldnn" not in str(made.graph)
+
+
+def test_wide_leaves_a_wrapped_or_hooked_layer_alone(always):
+    x, seen = torch.randn(3, 8), []
+    mlp = Mlp(8, 16)
+    mlp.fc1.register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        mlp(x)
+        assert seen == [1]
+        double = nn.Sequential(Linear(8, 16))
+        close(wide(double, x), F.gelu(double(x)))
+
+
+def test_flops_are_counted(always):
+    layer, plain = Linear(8, 4), nn.Linear(8, 4)
+    sums = []
+    for each in (layer, plain):
+        with _Flops() as counted:
+            each(torch.randn(6, 8, requires_grad=True)).sum().backward()
+        sums.append(counted.total)
+    assert sums[0] == sums[1] == 3 * 2 * 6 * 8 * 4
