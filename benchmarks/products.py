@@ -36,6 +36,18 @@ def step(run, x, w, b, up) -> None:
     run(x, w, b).backward(up)
 
 
+def row(inside: int, outside: int, rounds: int) -> str:
+    """The ratios of one shape."""
+    x, w = torch.randn(1576, inside, requires_grad=True), torch.randn(outside, inside, requires_grad=True)
+    b, up = torch.randn(outside, requires_grad=True), torch.randn(1576, outside)
+    with torch.no_grad():
+        ours, theirs = times([lambda: linear(x, w, b), lambda: F.linear(x, w, b)], rounds)
+        one, two = times([lambda: linear_gelu(x, w, b), lambda: F.gelu(F.linear(x, w, b))], rounds)
+    back = times([lambda: step(linear, x, w, b, up), lambda: step(F.linear, x, w, b, up)], rounds)
+    rate = 2 * 1576 * inside * outside / ours / 1e9
+    return f"{ours / theirs:10.3f}{back[0] / back[1]:10.3f}{one / two:10.3f}{rate:13.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
@@ -43,15 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{'':8s}{'forward':>10s}{'step':>10s}{'gelu':>10s}   GFLOP/s of ours forward")
     for name, (inside, outside) in SHAPES.items():
-        x, w = torch.randn(1576, inside, requires_grad=True), torch.randn(outside, inside, requires_grad=True)
-        b, up = torch.randn(outside, requires_grad=True), torch.randn(1576, outside)
-        with torch.no_grad():
-            ours, theirs, one, two = times(
-                [lambda: linear(x, w, b), lambda: F.linear(x, w, b), lambda: linear_gelu(x, w, b),
-                 lambda: F.gelu(F.linear(x, w, b))], rounds)  # fmt: skip
-        back = times([lambda: step(linear, x, w, b, up), lambda: step(F.linear, x, w, b, up)], rounds)
-        rate = 2 * 1576 * inside * outside / ours / 1e9
-        print(f"{name:8s}{ours / theirs:10.3f}{back[0] / back[1]:10.3f}{one / two:10.3f}{rate:13.0f}", flush=True)
+        print(f"{name:8s}{row(inside, outside, rounds)}", flush=True)
 
 
 if __name__ == "__main__":
