@@ -3,7 +3,8 @@
     python benchmarks/tune_speed.py --env /path/to/terratorch-env [--chips 256] [--epochs 2] [--what full frozen]
 
 Both sides read the same 224 x 224 x 6 uint16 GeoTIFF chips and the same splits, start timm's ViT-S/16 at random, put a
-linear decoder on its last level, and tune in fp32 on one thread with batches of 8, AdamW and a validation every epoch.
+linear map from each token to its own pixels on its last level (a transposed convolution), and tune in fp32 on one
+thread with batches of 8, AdamW and a validation every epoch.
 `first` is from the start of the process (imports included) to the end of the first optimiser step; an epoch is from the
 end of one epoch's last step to the end of the next one's, its validation included, and frozen tuning is measured over
 `--frozen-epochs`, all in. Sides take turns; ratios are ours / theirs of the medians. TerraTorch is given the means and
@@ -82,7 +83,7 @@ def ours(root: Path, out: Path, job: dict) -> dict:
     raw = {
         "name": "speed", "data": {"kind": "folder", "path": str(root), "card": str(root / "card.toml")},
         "encoder": {"kind": "timm", "size": "vit-small", "sensor": "sentinel2-l2a", "bands": BANDS},
-        "task": {"kind": "segment", "detail": 0}, "decoder": "linear",
+        "task": {"kind": "segment", "detail": 0}, "decoder": {"kind": "unpatch", "width": 2},
         "tuning": "full" if job["what"] == "full" else "frozen",
         "loop": {"epochs": job["epochs"], "batch_size": BATCH, "lr": LR, "seed": job["seed"], "progress": False,
                  "schedule": "constant"},

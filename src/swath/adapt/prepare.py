@@ -28,8 +28,9 @@ from swath.models.decoders import Decoder
 VALIDATION = ("val", "valid", "validation", "dev")
 DETAIL = 32
 """Channels of the pixel branch of a dense task, where the run does not say."""
-LOOKS = 512
-"""So many samples of the training split, at most, are looked at for class counts and moments of values."""
+LOOKS, MOST_LOOKS = 128, 512
+"""So many samples of the training split are looked at for class counts and moments of values; up to the second number
+while a class of the legend was not seen."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,15 @@ def look(
     """Class counts, moments of values and of bands over (some of) the training split; labels and sizes are checked on
     the way (mixed sizes are fine when the run crops). What the input hides is not counted."""
     mixed, every = run.augment.crop > 0, bool(getattr(run.task, "every_date", False))
-    step = max(1, len(index) // LOOKS)
     counts = torch.zeros(max(1, len(label.classes)), dtype=torch.float64)
     sums: torch.Tensor | None = None
     moments: dict[str, torch.Tensor] = {}
     found = Look(source.sample(index[0], bands), counts)
-    for i in index[::step]:
-        batch = source.sample(i, bands)
+    for i in spread(index, MOST_LOOKS):
+        if found.total >= LOOKS and (bool((counts > 0).all()) or label.kind in ("map", "image", "scalar")):
+            break
+        found.total += 1
+        batch = found.first if i == index[0] else source.sample(i, bands)
         if label.name not in batch.labels:
             raise UserError(
                 f"the sample has no label '{label.name}'",
@@ -186,7 +189,6 @@ def look(
             n = layer.valid.double().sum().expand(x.shape[2])
             row = torch.stack([n, x.sum((0, 1, 3, 4)), (x**2).sum((0, 1, 3, 4))])
             moments[name] = moments.get(name, torch.zeros_like(row)) + row
-    found.total = len(index[::step])
     for name, (n, s, s2) in moments.items():
         mean = s / n.clamp_min(1)
         std = (s2 / n.clamp_min(1) - mean**2).clamp_min(1e-12).sqrt()
@@ -200,6 +202,15 @@ def look(
         found.centre = tuple(mean.tolist())
         found.scale = tuple((s2 / n - mean**2).clamp_min(1e-12).sqrt().tolist())
     return found
+
+
+def spread(index: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the indices, so ordered that every first part of them is spread over the whole."""
+    n = min(len(index), most)
+    even = [index[i * len(index) // n] for i in range(n)]
+    bits = max(1, (n - 1).bit_length())
+    turned = [int(format(i, f"0{bits}b")[::-1], 2) for i in range(1 << bits)]  # van der Corput: halves, quarters, ...
+    return [even[i] for i in turned if i < n]
 
 
 def _label_sums(label: Label, spec: LabelSpec, batch: Batch, counts: torch.Tensor, sums: Any) -> Any:

@@ -31,7 +31,17 @@ class Storage:
 
     @classmethod
     def of(cls, card: Card, layer: LayerCard, names: Sequence[str] | None = None) -> Storage:
-        """For all bands of the layer, or these in this order."""
+        """For all bands of the layer, or these in this order. Every sample asks, so answers are kept."""
+        key = (id(card), id(layer), None if names is None else tuple(names))
+        kept = _KEPT.get(key)
+        if kept is None or kept[0] is not card or kept[1].card is not layer:
+            if len(_KEPT) >= MOST_KEPT:
+                _KEPT.clear()
+            kept = _KEPT[key] = (card, cls._made(card, layer, names))
+        return kept[1]
+
+    @classmethod
+    def _made(cls, card: Card, layer: LayerCard, names: Sequence[str] | None) -> Storage:
         sensor = card.stored(layer)
         if names is not None:
             sensor = sensor.select(names)
@@ -48,6 +58,11 @@ class Storage:
         if self.card.nodata is not None:
             return self.card.nodata
         return found if found is not None else self.sensor.nodata
+
+
+_KEPT: dict[tuple[int, int, tuple[str, ...] | None], tuple[Card, Storage]] = {}
+"""Held with its card: an id is only unique while its object lives."""
+MOST_KEPT = 256
 
 
 def observed(raw: Pixels, nodata: float | None) -> Pixels:
