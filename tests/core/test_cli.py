@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 
 def swath(*words):
     return subprocess.run([sys.executable, "-m", "swath.cli", *words], capture_output=True, text=True)
@@ -28,3 +30,15 @@ def test_a_mistake_is_two_lines_and_code_two():
 def test_debug_shows_the_traceback():
     done = swath("--debug", "show", "sensors", "nothing")
     assert "Traceback" in done.stderr
+
+
+def test_debug_holds_for_one_call(monkeypatch):
+    from swath.cli.main import main
+    from swath.core import UnknownName
+
+    monkeypatch.delenv("SWATH_DEBUG", raising=False)
+    with pytest.raises(UnknownName):
+        main(["--debug", "show", "sensors", "nothing"])
+    with pytest.raises(SystemExit) as left:
+        main(["show", "sensors", "nothing"])
+    assert left.value.code == 2

@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line; exit code 2 for a user's mistake, 1 for ours, 130 for Ctrl-C."""
     args = sys.argv[1:] if argv is None else argv
     first = next((a for a in args if not a.startswith("-")), None)
+    debug = os.environ.get("SWATH_DEBUG")
     try:
         if first is not None and first.replace("-", "_") not in verbs():
             raise UnknownName("verb", first, [v.replace("_", "-") for v in verbs()], where="swath")
@@ -69,3 +70,6 @@ def main(argv: list[str] | None = None) -> None:
             f"error: {type(error).__name__}: {error}\n  remedy: this is a defect of Swath; --debug shows where\n"
         )
         raise SystemExit(1) from None
+    finally:
+        if debug is None:
+            os.environ.pop("SWATH_DEBUG", None)  # what --debug said holds for this call

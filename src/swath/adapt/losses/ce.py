@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from swath.adapt.losses._parts import valid_items
+
 IGNORED = -100
 
 
@@ -27,6 +29,9 @@ class CrossEntropy:
         if not bool(valid.any()):
             return out.float().sum() * 0.0
         w = None if weights is None else weights.to(device=out.device, dtype=torch.float32)
+        if target.is_floating_point():  # shares of classes, of mixed samples
+            logits, shares = valid_items(out, target, valid)
+            return F.cross_entropy(logits, shares, w, label_smoothing=self.smoothing)
         classes = torch.where(valid, target, IGNORED)  # ignoring costs a third of picking the valid pixels out
         return F.cross_entropy(out.float(), classes, w, ignore_index=IGNORED, label_smoothing=self.smoothing)
 
