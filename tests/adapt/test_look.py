@@ -1,5 +1,7 @@
 """The look at the training split before a run: enough samples, spread over all, and more while a class is unseen."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -35,20 +37,21 @@ def few(monkeypatch):
 
 
 LABEL = LabelSpec("mask", "mask", classes=("a", "b"))
+RUN = SimpleNamespace(augment=SimpleNamespace(crop=0), task=None)
 BANDS = {"sentinel2-l2a": ("red",)}
 
 
 def test_a_class_unseen_is_looked_for(few):
     early, late = Counted(rare=0), Counted(rare=37)
-    assert look(early, range(64), LABEL, BANDS).total == 8 and len(early.asked) == 8
-    found = look(late, range(64), LABEL, BANDS)
+    assert look(early, range(64), LABEL, BANDS, RUN).total == 8 and len(early.asked) == 8
+    found = look(late, range(64), LABEL, BANDS, RUN)
     assert bool((found.counts > 0).all()) and 8 < found.total <= 64
-    absent = look(Counted(rare=-1), range(200), LABEL, BANDS)
+    absent = look(Counted(rare=-1), range(200), LABEL, BANDS, RUN)
     assert absent.total == 64 and absent.counts[1] == 0
 
 
 def test_a_short_look_is_spread_over_the_split(few):
-    found = look(Counted(rare=0), range(64), LABEL, BANDS)
+    found = look(Counted(rare=0), range(64), LABEL, BANDS, RUN)
     mean, _ = found.statistics["sentinel2-l2a"]["red"]
     assert mean == pytest.approx(31.5, abs=4)
 
