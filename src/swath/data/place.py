@@ -15,9 +15,11 @@ from swath.core.rng import seed_of
 
 @lru_cache(maxsize=256)
 def _to_lonlat(crs: str) -> Any:
-    from pyproj import Transformer
+    from pyproj import CRS, Transformer
 
-    return Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    own = CRS.from_user_input(crs)
+    body = own.ellipsoid is not None and abs(own.ellipsoid.semi_major_metre / 6_378_137 - 1) > 0.01
+    return Transformer.from_crs(own, (own.geodetic_crs if body else None) or "EPSG:4326", always_xy=True)
 
 
 def lonlat(grid: Grid | None) -> tuple[float, float]:

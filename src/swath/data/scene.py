@@ -68,9 +68,8 @@ def union(grids: Sequence[Grid]) -> Grid:
     rows: list[float] = []
     cols: list[float] = []
     for grid in grids:
-        west, south, east, north = grid.extent
-        for x, y in ((west, south), (west, north), (east, south), (east, north)):
-            r, c = first.rowcol(x, y)
+        for corner in ((0, 0), (0, grid.shape[1]), (grid.shape[0], 0), grid.shape):  # its own: it may be rotated
+            r, c = first.rowcol(*grid.xy(*corner))
             rows.append(r)
             cols.append(c)
     r0, c0 = math.floor(min(rows) + 0.02), math.floor(min(cols) + 0.02)

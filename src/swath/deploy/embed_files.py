@@ -58,7 +58,12 @@ def write_parquet(plan: EmbedPlan, store: CellStore, out: Path) -> int:
             writer.write_table(table)
             count += table.num_rows
         if writer is None:
-            raise UserError("there is nothing to embed: no chip was seen well enough", where="--min-valid")
+            h, w = plan.grid.shape
+            raise UserError(
+                f"there is nothing to embed: no chip of the scene, {h} x {w} pixels, was seen well enough",
+                where="--chip",
+                remedy=f"{plan.settings.min_valid:.0%} of a chip must be seen: choose a smaller --chip, or --per patch",
+            )
         writer.close()
         os.replace(temp, out)
     except OSError as why:
@@ -128,7 +133,7 @@ def write_cog(plan: EmbedPlan, store: CellStore, out: Path) -> None:
         raise UserError("vectors of polygons are no raster", where="--cog")
     first = next(iter(finished_rows(plan, store)), None)
     if first is None:
-        raise UserError("there is nothing to embed", where="--min-valid")
+        raise UserError("there is nothing to embed", where="--chip")
     size, d = int(first["size"][0]), first["vector"].shape[1]
     h, w = (-(-n // size) for n in plan.grid.shape)
     a, b, c, e, f, g = plan.grid.affine

@@ -1,8 +1,9 @@
 """Attention, and why it has two ways.
 
-softmax(q k^T / sqrt(d) + bias) v runs through PyTorch's fused kernel, but for one case: learning in bf16 on a CPU.
-There that kernel's backward pass takes twice the time of plain products (benchmarks/pretrain_speed.py), so these are
-used while the probabilities, which they keep, are not too many; they want tokens as the linear maps leave them.
+softmax(q k^T / sqrt(d) + bias) v runs through PyTorch's fused kernel, but for one case: bf16 on a CPU. There that
+kernel's backward pass takes twice the time of plain products (benchmarks/pretrain_speed.py), and without a bias its
+forward a quarter to a half more (benchmarks/map_peak.py), so these are used while the probabilities, which they keep,
+are not too many; they want tokens as the linear maps leave them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def attend(packed: Tensor, q: Tensor | None = None, bias: Tensor | None = None) 
         return _Plain.apply(packed, q, bias)  # type: ignore[no-any-return]
     parts = packed.permute(2, 0, 3, 1, 4).unbind(0)
     query = parts[0] if q is None else q.transpose(1, 2)
+    if bias is None and _answers(query, b * heads * query.shape[2] * n):
+        return _answer(query, parts[-2], parts[-1]).transpose(1, 2).flatten(2)
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(query.dtype)
     return scaled_dot_product_attention(query, parts[-2], parts[-1], attn_mask=bias).transpose(1, 2).flatten(2)
@@ -44,6 +47,20 @@ def _plainly(q: Tensor, kept: int, bias: Tensor | None) -> bool:
         and not (bias is not None and bias.requires_grad)
         and kept <= MOST_KEPT
     )
+
+
+def _answers(q: Tensor, kept: int) -> bool:
+    """Whether plain products pay where nothing is learned."""
+    cpu = q.dtype is torch.bfloat16 and q.device.type == "cpu" and not torch.compiler.is_compiling()
+    return cpu and not (torch.is_grad_enabled() and q.requires_grad) and kept <= MOST_KEPT
+
+
+def _answer(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Plain products of (B, heads, n, d), nothing kept."""
+    b, h, n, d = q.shape
+    with torch.autocast("cpu", enabled=False):
+        logits = torch.bmm((q * d**-0.5).reshape(b * h, n, d), k.reshape(b * h, -1, d).transpose(1, 2))
+        return torch.bmm(logits.softmax(-1), v.reshape(b * h, -1, v.shape[3])).view(b, h, n, v.shape[3])
 
 
 class _Plain(torch.autograd.Function):
