@@ -173,7 +173,9 @@ def write_scene(path: Path, side: int) -> None:
         file.descriptions = ("B02", "B03", "B04", "B08", "B11", "B12")
 
 
-def world_scenes(folder: Path, count: int, side: int, seed: int = 99) -> list[tuple[Path, Path]]:
+def world_scenes(
+    folder: Path, count: int, side: int, seed: int = 99, bands: tuple[str, ...] = BANDS
+) -> list[tuple[Path, Path]]:
     """Scenes of the simulated Earth and their land cover, at places of which no chip was drawn for training."""
     from swath.world import World, day_of
     from swath.world.files import write_scene as write_world
@@ -181,7 +183,7 @@ def world_scenes(folder: Path, count: int, side: int, seed: int = 99) -> list[tu
     world = World(7, clouds=0.0)
     out: list[tuple[Path, Path]] = []
     for i, site in enumerate(world.sites(count, seed=seed, near="land", region="europe")):
-        scene = world.scene(site, side, {SENSOR: list(BANDS)}, [day_of(2021, 6, 20)])
+        scene = world.scene(site, side, {SENSOR: list(bands)}, [day_of(2021, 6, 20)])
         files = list(write_world(scene, folder / f"scene{i}", "s", [LABEL]))
         out.append((files[0], files[-1]))
     return out
@@ -189,12 +191,14 @@ def world_scenes(folder: Path, count: int, side: int, seed: int = 99) -> list[tu
 
 def bundle_of(out: Path, size: str, epochs: int) -> Path:
     """A swath-vit tuned on the simulated Earth's land cover, 160 chips of Europe in June, from random weights, as
-    `swath init` writes it; kept in the folder and used again."""
+    `swath init` writes it; kept in the folder and used again. A folder that is a bundle stands for itself."""
     from swath.adapt.run import TuneRun
     from swath.adapt.tune import tune
     from swath.core.config import parse
     from swath.data.start import loop_of
 
+    if (out / "bundle.json").exists():
+        return out
     place = out / f"tune-{size}" / "bundle"
     if place.exists():
         return place

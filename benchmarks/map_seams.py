@@ -4,8 +4,9 @@
 
 Scenes are of the simulated Earth; weights are random (a timm ViT-S and a UNet, its head scaled; `--rough`: every
 convolution, so that a pixel's probability depends on its tile by a third), or those of a bundle tuned on other places
-(`--trained OUT` tunes a swath-vit of patch 8 into OUT once). The truth is a map without seams: each pixel is the mean
-over dense, shifted tiles, weighted towards their middles. A line of the map lies in the seams when it is at most 16
+(`--trained OUT` tunes a swath-vit of patch 8 into OUT once; or OUT is a bundle). The truth is a map without seams: each
+pixel is the mean over dense, shifted tiles, weighted towards their middles, all on one lattice of patches, as both
+maps' tiles are: what the lattice draws is in the truth too. A line of the map lies in the seams when it is at most 16
 pixels from the middle of an overlap. Along each line between two rows (or columns) of pixels the step error is
 sum_k |dp_k - dp_ref,k|: what the map jumps more, or less, than the truth. It is divided by the step error of the same
 line inside single tiles, far from their edges: what no blending can mend.
@@ -50,14 +51,17 @@ class Model:
 
     def __post_init__(self):
         if self.path.endswith(".pt"):
-            self.net = network(self.path, plain=True)
+            self.net, self.bands = network(self.path, plain=True), BANDS
             self.classes, self.multiple, self.halo = CLASSES, 16, 0
             return
         from swath.adapt.bundle import Bundle
         from swath.core import SENSORS
+        from swath.deploy.packed import pack
 
         self.net, self.bundle = None, Bundle.load(self.path)
-        self.sensor = SENSORS.get(SENSOR).select(BANDS)
+        self.bands = self.bundle.inputs[0].bands
+        self.sensor = SENSORS.get(SENSOR).select(self.bands)
+        pack(self.bundle.task, "fp32")
         self.classes = len(self.bundle.label.classes)
         self.multiple, self.halo = self.bundle.card.tiling.multiple, self.bundle.card.tiling.halo
 
@@ -82,7 +86,7 @@ class Model:
 
         label = LabelSpec("cover", "mask", tuple(f"c{i}" for i in range(self.classes)))
         self.spec = PredictorSpec(
-            "model", (Input(SENSOR, BANDS, "reflectance"),), label, self.path, tile=TILE, multiple=self.multiple,
+            "model", (Input(SENSOR, self.bands, "reflectance"),), label, self.path, tile=TILE, multiple=self.multiple,
             halo=self.halo,
         )  # fmt: skip
         return self
@@ -141,7 +145,7 @@ class Scene:
 
         x = pixels(path)
         side, last = x.shape[1], x.shape[1] - TILE
-        places = [*range(0, last, 52), last]
+        places = [*range(0, last, 48), last]
         hat = np.clip(1 - np.abs(np.arange(TILE) - (TILE - 1) / 2) / 80, 1e-6, None)
         half = TILE // 2
 
@@ -249,11 +253,10 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scenes = [str(s) for s, _ in world_scenes(folder, given.scenes, given.side)]
-        weights = str(folder / "net.pt")
-        if given.trained:
-            weights = str(bundle_of(given.trained, "tiny", 14))
-        else:
+        weights = str(bundle_of(given.trained, "tiny", 14)) if given.trained else str(folder / "net.pt")
+        bands = Model(weights).bands if given.trained else BANDS
+        scenes = [str(s) for s, _ in world_scenes(folder, given.scenes, given.side, bands=bands)]
+        if not given.trained:
             save_state(Path(weights), Path(scenes[0]), every=given.rough)
         outs = [str(folder / f"theirs{i}.npy") for i in range(len(scenes))]
         if given.terratorch:

@@ -71,3 +71,12 @@ def test_it_is_the_fused_kernel_where_that_is_faster(monkeypatch):
     monkeypatch.setattr(attention, "MOST_KEPT", 2 * 8 * 8 - 1)
     attend(half)
     assert len(calls) == 1
+
+
+def test_answers_without_gradients():
+    torch.manual_seed(1)
+    q, k, v = torch.randn(3, 2, 3, 33, 16).unbind(0)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        given = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert given.dtype == torch.bfloat16 and given.shape == q.shape
+    assert torch.allclose(given.float(), scaled_dot_product_attention(q, k, v), atol=0.03)
