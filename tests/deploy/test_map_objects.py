@@ -258,6 +258,7 @@ def test_from_tuning_to_objects_of_a_scene(tmp_path, task, capsys):
     sys.path.insert(0, str(Path(__file__).parents[1] / "adapt"))
     import tiny_adapt as tiny
 
+    from swath.adapt.bundle import Bundle
     from swath.adapt.run import TuneRun
     from swath.adapt.tune import tune
     from swath.cli.main import main
@@ -287,5 +288,7 @@ def test_from_tuning_to_objects_of_a_scene(tmp_path, task, capsys):
     done = json.loads(capsys.readouterr().out)
     frame = geopandas.read_parquet(done["files"]["objects"])
     sure = frame[frame["score"] > 0.5]
-    assert 0.5 * count <= len(sure) <= 1.5 * count, (len(sure), count)
+    held = Bundle.load(bundle) if isinstance(bundle, str | Path) else bundle
+    alone = sum(int((held.predict(c)["scores"] > 0.5).sum()) for c in cubes)
+    assert 0.7 * alone <= len(sure) <= 1.3 * alone and len(sure) >= 0.5 * count, (len(sure), alone, count)
     assert set(sure["class"]) == {"house"} and sure.geometry.is_valid.all()
