@@ -9,11 +9,11 @@ from cases import CASES, make
 from tiny_tokens import S2, make_batch
 from torch import nn
 
-from swath.core import generator
+from swath.core import SENSORS, generator
 from swath.core.config import parse
 from swath.models import build_encoder
 from swath.objectives.pretraining import PretrainRun, pretrain
-from swath.objectives.pretraining.pictures import as_colours, effective_rank, row_of_dates
+from swath.objectives.pretraining.pictures import HIDDEN, MISSING, as_colours, effective_rank, row_of_dates
 from swath.objectives.pretraining.probe import majority
 from swath.report.pretrain import write
 from swath.train import LoopConfig
@@ -164,3 +164,21 @@ def test_a_cell_has_the_class_of_most_of_it():
     found, known = majority(value, valid, (2, 2))
     assert found[0].tolist() == [[0, 1], [2, 0]]
     assert known[0].tolist() == [[True, True], [True, False]]
+
+
+def test_what_was_never_measured_is_neither_ground_nor_mask():
+    """A bright hole does not decide the stretch, and it has a colour of its own; a grey ground stays grey."""
+    sensor = SENSORS.get("sentinel2-l2a").select(["blue", "green", "red"])
+    x = torch.linspace(0, 1, 64).view(1, 1, 8, 8).expand(1, 3, 8, 8).clone()
+    valid = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    valid[..., :2, :] = False
+    x[..., :2, :] = 99
+    shown = x.clone()
+    shown[..., 6:, :] = 0
+    given, masked, made = row_of_dates(torch.stack([x, shown, x]), sensor, valid)
+    assert (given[:2] == MISSING).all()
+    assert (masked[6:] == HIDDEN).all()
+    assert (masked[:2] == MISSING).all()
+    assert (made[2:, :, 0] == made[2:, :, 2]).all()
+    assert given[2:].max() > 200
+    assert given[2:].min() < 50

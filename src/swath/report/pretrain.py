@@ -118,8 +118,9 @@ def _reconstructions(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[st
         ]  # fmt: skip
         parts.append(gallery(shown, 300))
     words = (
-        "Chips that nothing was learnt from where there is such a split; dates side by side. What is shown of hidden "
-        "tokens alone is predicted. Objectives with per-patch targets are given each patch's true mean and width."
+        "Chips that nothing was learnt from where there is such a split; dates side by side. Pale is hidden, lilac was "
+        "never measured. What is shown of hidden tokens alone is predicted. Objectives with per-patch targets are "
+        "given each patch's true mean and width."
     )
     return [*parts, text(words, "note")]
 

@@ -23,6 +23,7 @@ from swath.objectives.pretraining.probe import dense
 Picture = NDArray[np.uint8]
 ROLES = ("input", "masked", "made")
 HIDDEN = 235
+MISSING = (214, 204, 226)
 
 
 def channels(count: int, sensor: Sensor | None) -> list[int]:
@@ -40,10 +41,14 @@ def stretch(x: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> Picture:
     return np.rint(np.clip(np.nan_to_num(y), 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def limits(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The 2nd and 98th percentile of each of (3, ...) channels."""
-    flat = x.reshape(len(x), -1)
-    return np.percentile(flat, 2, axis=1), np.percentile(flat, 98, axis=1)
+def limits(x: NDArray[Any], together: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The 2nd and 98th percentile of each of (3, ...) channels, what is NaN left out; `together` for all as one, so
+    that a grey ground stays grey."""
+    flat = x.reshape(1 if together else len(x), -1)
+    if np.isnan(flat).all():
+        return np.zeros(len(x)), np.ones(len(x))
+    low, high = (np.broadcast_to(np.nanpercentile(flat, q, axis=1), len(x)) for q in (2, 98))
+    return low, high
 
 
 def save(picture: Picture, path: Path, side: int = 192) -> str:
@@ -55,24 +60,39 @@ def save(picture: Picture, path: Path, side: int = 192) -> str:
     return path.name
 
 
+def coloured(sensor: Sensor | None) -> bool:
+    """Whether three channels are one picture's colours, and so have one stretch."""
+    return sensor is not None and sensor.kind == "optical"
+
+
 def seen(layer: Layer) -> Picture:
     """A layer's first date that shows anything (B = 1)."""
     some = layer.valid[0].flatten(1).any(1).nonzero().flatten()
-    x = layer.x[0, int(some[0]) if len(some) else 0].float().numpy()[channels(layer.shape[2], layer.sensor)]
-    return stretch(x, *limits(x))
+    t = int(some[0]) if len(some) else 0
+    x = layer.x[0, t].float().numpy()[channels(layer.shape[2], layer.sensor)]
+    there = layer.valid[0, t, 0].numpy()
+    return blank(stretch(x, *limits(np.where(there, x, np.nan), coloured(layer.sensor))), there)
 
 
-def row_of_dates(picture: Tensor, sensor: Sensor | None, most: int = 3) -> list[Picture]:
-    """(3, T, C, H, W) as input, masked and made, dates side by side; what is hidden is pale."""
+def blank(picture: Picture, there: NDArray[Any]) -> Picture:
+    """Where nothing was measured, a colour that is neither the ground's nor the mask's."""
+    return np.where(there[..., None], picture, np.array(MISSING, np.uint8))
+
+
+def row_of_dates(picture: Tensor, sensor: Sensor | None, valid: Tensor | None = None, most: int = 3) -> list[Picture]:
+    """(3, T, C, H, W) as input, masked and made, dates side by side; what is hidden is pale, what is missing lilac."""
     x = picture[:, :most].float().cpu().numpy()
     hidden = (x[1] != x[0]).any(1)  # (T, H, W)
+    fits = valid is not None and tuple(valid[:most, 0].shape) == hidden.shape
+    there = valid[:most, 0].cpu().numpy() if valid is not None and fits else np.ones_like(hidden)
     x = x[:, :, channels(x.shape[2], sensor)]
-    low, high = limits(x[0].transpose(1, 0, 2, 3))
+    low, high = limits(np.where(there[:, None], x[0], np.nan).transpose(1, 0, 2, 3), coloured(sensor))
     out: list[Picture] = []
     for i in range(len(ROLES)):
         dates = [stretch(part, low, high) for part in x[i]]
         if ROLES[i] == "masked":
             dates = [np.where(h[..., None], np.uint8(HIDDEN), d) for h, d in zip(hidden, dates, strict=True)]
+        dates = [blank(d, t) for d, t in zip(dates, there, strict=True)]
         gap = np.full((dates[0].shape[0], 2, 3), 255, np.uint8)
         parts = [p for d in dates for p in (gap, d)][1:]
         out.append(np.concatenate(parts, 1))
@@ -91,7 +111,8 @@ def reconstructions(objective: ObjectiveModule, chips: Batch, folder: Path) -> l
     for name, pictures in made.items():
         layer = chips.layers.get(name)
         for i, picture in enumerate(pictures):
-            drawn = row_of_dates(picture, None if layer is None else layer.sensor)
+            told = (None, None) if layer is None else (layer.sensor, layer.valid[i])
+            drawn = row_of_dates(picture, *told)
             stem = f"{name.replace('/', '-').replace(', ', '-')}-{i}"
             files = {r: save(p, folder / f"{stem}-{r}.png") for r, p in zip(ROLES, drawn, strict=True)}
             error = (picture[2] - picture[0]).square()[picture[1] != picture[0]]
