@@ -14,8 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from swath.models.layers.products import Linear
 from swath.models.layers.transformer import Mlp
 
+LINEAR = (nn.Linear, Linear)
 LEAST = 4096
 """Weights of fewer numbers are left as they are."""
 ROWS = 1024
@@ -162,9 +164,9 @@ def _packed(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     if watched or nn.utils.parametrize.is_parametrized(child):
         return None
     if type(child) is Mlp and type(child.act) is nn.GELU and child.act.approximate == "none":
-        plain = type(child.fc1) is nn.Linear and type(child.fc2) is nn.Linear and _large(child.fc1)
+        plain = type(child.fc1) in LINEAR and type(child.fc2) in LINEAR and _large(child.fc1)
         return PackedMlp(child, dtype) if plain and _large(child.fc2) else None
-    if type(child) is nn.Linear and _large(child):
+    if isinstance(child, nn.Linear) and type(child) in LINEAR and _large(child):
         return PackedLinear(child, dtype)
     if type(child) is nn.Conv2d and _large(child) and child.padding_mode == "zeros":
         return PackedConv(child, dtype) if not isinstance(child.padding, str) else None
