@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ ALONE = 0.5
 """Share of training samples whose pixels must do without the tokens: from few chips an encoder learns chips by heart,
 and pixels that never stood alone would follow it."""
 _YEAR = 365.2425
+FLOOR = 1e-3
+"""Variance (of standardised values) below which a difference between bands is noise, and is not blown up."""
+PIXELS = 1000
+"""So many pixels of a sample, at most, tell how bands vary together."""
 
 
 def moments(layer: Layer, x: Tensor, count: int) -> Tensor:
@@ -55,29 +60,67 @@ def moment_count(steps: int) -> int:
 
 
 class Planes(nn.Module):
-    """A batch's layers as one stack of planes at a size: moments of the standardised bands and of what was seen."""
+    """A batch's layers as one stack of planes at a size: moments of the standardised bands and of what was seen.
+
+    Bands say nearly the same thing, and what tells one cover from another is a small difference between them: layers
+    of pixels would need thousands of steps to find it. `whiten` turns and scales each sensor's moments by the training
+    split's covariance, V diag(v)^-1/2 (m - mean), so that every difference counts the same from the first step.
+    """
 
     def __init__(self, statistics: Statistics, steps: int) -> None:
         super().__init__()
         self.statistics = {k: dict(v) for k, v in statistics.items()}
         self.count = moment_count(steps)
         self.width = sum(self.count * (len(v) + 1) for v in self.statistics.values())
+        for i, bands in enumerate(self.statistics.values()):
+            wide = self.count * len(bands)
+            self.register_buffer(f"middle{i}", torch.zeros(wide))
+            self.register_buffer(f"turn{i}", torch.eye(wide))
 
     def forward(self, batch: Batch, size: tuple[int, int]) -> Tensor:
         planes: list[Tensor] = []
-        for name, bands in self.statistics.items():
-            layer = batch.layers.get(name)
-            if layer is None:
+        for i, (name, bands) in enumerate(self.statistics.items()):
+            if name not in batch.layers:
                 wide = self.count * (len(bands) + 1)
                 planes.append(batch.where.lonlat.new_zeros(len(batch), wide, *size, dtype=torch.float32))
                 continue
-            mean = layer.x.new_tensor([m for m, _ in bands.values()]).view(-1, 1, 1)
-            std = layer.x.new_tensor([s for _, s in bands.values()]).view(-1, 1, 1)
-            x = torch.where(layer.valid, (layer.x - mean) / std, 0.0).clamp(-8.0, 8.0)
-            found = moments(layer, x, self.count)
+            values, shown = self.values(batch, name)
+            middle, turn = cast("Tensor", getattr(self, f"middle{i}")), cast("Tensor", getattr(self, f"turn{i}"))
+            turned = torch.einsum("oi,bihw->bohw", turn, values - middle.view(-1, 1, 1)).clamp(-8.0, 8.0)
+            seen = batch.layers[name].valid.any(1)
+            found = torch.cat([torch.where(seen, turned, 0.0), shown], 1)
             same = (found.shape[-2], found.shape[-1]) == size
             planes.append(found if same else F.interpolate(found, size, mode="bilinear", align_corners=False))
         return torch.cat(planes, 1)
+
+    def values(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+        """A layer's moments of standardised values (B, count * C, H, W), and of which dates show a pixel."""
+        layer, bands = batch.layers[name], self.statistics[name]
+        mean = layer.x.new_tensor([m for m, _ in bands.values()]).view(-1, 1, 1)
+        std = layer.x.new_tensor([s for _, s in bands.values()]).view(-1, 1, 1)
+        x = torch.where(layer.valid, (layer.x - mean) / std, 0.0).clamp(-8.0, 8.0)
+        found = moments(layer, x, self.count).unflatten(1, (self.count, -1))
+        return found[:, :, : len(bands)].flatten(1, 2), found[:, :, len(bands)]
+
+    @torch.no_grad()
+    def whiten(self, samples: Sequence[Batch]) -> None:
+        """Learn turn and middle from samples of the training split."""
+        for i, name in enumerate(self.statistics):
+            rows = [_seen_pixels(self.values(b, name)[0], b.layers[name]) for b in samples if name in b.layers]
+            x = torch.cat(rows).double() if rows else torch.zeros(0, 1)
+            if len(x) <= 2 * x.shape[1]:
+                continue
+            middle = x.mean(0)
+            spread, axes = torch.linalg.eigh((x - middle).T @ (x - middle) / len(x))
+            turn = (axes / (spread.clamp_min(0.0) + FLOOR).sqrt()).T
+            cast("Tensor", getattr(self, f"middle{i}")).copy_(middle)
+            cast("Tensor", getattr(self, f"turn{i}")).copy_(turn)
+
+
+def _seen_pixels(values: Tensor, layer: Layer) -> Tensor:
+    """Moments (N, K) of pixels that some date shows, thinned."""
+    found = values.movedim(1, -1)[layer.valid.any(1)[:, 0]]
+    return found[:: max(1, len(found) // PIXELS)]
 
 
 class Detail(nn.Module):

@@ -131,11 +131,14 @@ def read_items(task: Values, out: Tensor) -> dict[str, Tensor]:
     return {k: v.flatten() for k, v in task.read(shaped).items()}
 
 
-def baseline(task: TaskModule, scores: Any, histogram: Sequence[float]) -> dict[str, float]:
-    """What the majority class, or the mean of the training values, would have scored on the same samples."""
+def baseline(
+    task: TaskModule, scores: Any, histogram: Sequence[float], shares: Sequence[float] = ()
+) -> dict[str, float]:
+    """What the majority class, the mean of the training values, or the one set of tags that suits the training
+    samples best (`shares` of them bear each), would have scored on the same samples."""
     import numpy as np
 
-    from swath.adapt.metrics import ClassScores, ValueScores, class_scores, named
+    from swath.adapt.metrics import ClassScores, TagScores, ValueScores, class_scores, named
 
     if isinstance(scores, ClassScores):
         table = np.zeros_like(scores.confusion)
@@ -145,6 +148,11 @@ def baseline(task: TaskModule, scores: Any, histogram: Sequence[float]) -> dict[
         n, _, _, _, y, y2, *_ = torch.cat(scores.rows).sum(0).tolist()
         c = float(cast("Tensor", task.centre)[0])
         return {"rmse": max(0.0, (y2 - 2 * c * y + n * c * c) / n) ** 0.5, "bias": c - y / n}
+    if isinstance(scores, TagScores) and scores.p:
+        p = np.asarray(shares)
+        order = np.argsort(-p, kind="stable")
+        best = int(np.argmax(2 * p[order].cumsum() / (np.arange(len(p)) + 1 + p.sum()))) + 1
+        return {"f1_micro": scores.usual(np.isin(np.arange(len(p)), order[:best]))}
     return {}
 
 

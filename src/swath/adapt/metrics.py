@@ -119,6 +119,12 @@ class TagScores:
         p, y, v = torch.cat(self.p).numpy() > 0.5, torch.cat(self.y).numpy() > 0.5, torch.cat(self.v).numpy()
         return (p & y & v).astype(float), (p & v).astype(float), (y & v).astype(float)
 
+    def usual(self, said: Array) -> float:
+        """The pooled F1 of always saying these tags."""
+        y, v = torch.cat(self.y).numpy() > 0.5, torch.cat(self.v).numpy()
+        hit, told, truth = (y & v & said).sum(), (v & said).sum(), (y & v).sum()
+        return float(2 * hit / max(told + truth, 1))
+
     def _scores(self, hit: Array, told: Array, truth: Array) -> dict[str, Array]:
         f1 = _ratio(2 * hit, told + truth)
         pooled = _ratio(2 * hit.sum(-1), told.sum(-1) + truth.sum(-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from swath.adapt.fields import CLASSES, Fields, as_mask
 from swath.adapt.heads import Classes, Values
 from swath.adapt.metrics import names_of
+from swath.adapt.objects import Objects
 from swath.adapt.prepare import Prepared
-from swath.core.batch import Batch, Layer
+from swath.core.batch import Batch, Label, Layer
 from swath.core.contracts import LabelSpec
 
 Picture = NDArray[np.uint8]
@@ -55,6 +58,32 @@ def classes_picture(classes: Tensor, valid: Tensor | None, label: LabelSpec) -> 
     out = palette(label)[classes.clamp(0, max(0, len(label.classes) - 1)).numpy()]
     if valid is not None:
         out[~valid.numpy()] = 255
+    return out
+
+
+def objects_picture(picture: Picture, boxes: Tensor, masks: Tensor | None, size: Sequence[float]) -> Picture:
+    """Objects over what was seen, on the label's own grid: masks tinted, boxes outlined."""
+    h, w = (int(v) for v in size)
+    rows, columns = np.arange(h) * picture.shape[0] // h, np.arange(w) * picture.shape[1] // w
+    out = (picture[rows[:, None], columns] * 0.75).astype(np.uint8)
+    if masks is not None and len(masks):
+        inside = masks.any(0).numpy()
+        out[inside] = out[inside] // 2 + np.array([0, 90, 110], dtype=np.uint8)
+    for x0, y0, x1, y1 in boxes.round().long().tolist():
+        a, b, c, d = max(0, x0), max(0, y0), min(w, max(x1, x0 + 1)) - 1, min(h, max(y1, y0 + 1)) - 1
+        if a <= c and b <= d:
+            out[[b, d], a : c + 1] = out[b : d + 1, [a, c]] = (255, 210, 40)
+    return out
+
+
+def image_picture(value: Tensor, like: Tensor, bands: Sequence[str]) -> Picture:
+    """An image (C, H, W) in true colour where it has one, stretched as `like` is."""
+    pick = [bands.index(n) for n in ("red", "green", "blue")] if {"red", "green", "blue"} <= set(bands) else [0]
+    out = np.zeros((*value.shape[1:], 3), dtype=np.uint8)
+    for i in range(3):
+        c = pick[i % len(pick)]
+        low, high = np.percentile(like[c].numpy(), [2, 98])
+        out[..., i] = (np.clip((value[c].numpy() - low) / max(float(high - low), 1e-9), 0, 1) * 255).astype(np.uint8)
     return out
 
 
@@ -107,8 +136,33 @@ def _draw(ready: Prepared, batch: Batch, folder: Path, i: int) -> dict[str, Any]
         low, high = float(y.min()), float(y.max())
         save(values_picture(y, low, high), folder / files["truth"])
         save(values_picture(told["values"][0, 0], low, high), folder / files["told"])
-    elif isinstance(task, Classes):
-        files["caption"] = (
-            f"{ready.label.classes[int(label.value[0])]} → {ready.label.classes[int(told['classes'][0])]}"
-        )
+    elif isinstance(task, Fields):
+        files |= {"truth": f"{i}-truth.png", "told": f"{i}-told.png"}
+        three, mask = LabelSpec("", "mask", CLASSES, ("#404040", "#9acd6b", "#ffffff")), as_mask(label, task.border)
+        save(classes_picture(mask.value[0], mask.valid[0], three), folder / files["truth"])
+        save(classes_picture(told["classes"][0], None, three), folder / files["told"])
+    elif isinstance(task, Objects):
+        files |= {"truth": f"{i}-truth.png", "told": f"{i}-told.png"}
+        size, objects = label.value[0].tolist(), label.objects[0]
+        sure = told["scores"][0] >= 0.5
+        save(objects_picture(view(batch), objects.xyxy, objects.masks, size), folder / files["truth"])
+        masks = told["masks"][0][sure] if "masks" in told else None
+        save(objects_picture(view(batch), told["boxes"][0][sure], masks, size), folder / files["told"])
+    elif label.kind == "image":
+        files |= {"truth": f"{i}-truth.png", "told": f"{i}-told.png"}
+        for role, value in (("truth", label.value[0]), ("told", told["values"][0])):
+            save(image_picture(value, label.value[0], ready.label.classes), folder / files[role])
+    else:
+        files["caption"] = _words(label, told, ready.label)
     return files
+
+
+def _words(label: Label, told: Mapping[str, Tensor], spec: LabelSpec) -> str:
+    """What is true and what was said of a whole chip."""
+    if label.kind == "class":
+        return f"{spec.classes[int(label.value[0])]} → {spec.classes[int(told['classes'][0])]}"
+    if label.kind == "tags":
+        rows = (label.value[0] > 0.5, told["tags"][0])
+        names = [", ".join(c for c, v in zip(spec.classes, r.tolist(), strict=True) if v) or "nothing" for r in rows]
+        return f"{names[0]} → {names[1]}"
+    return f"{float(label.value[0]):.3g} → {float(told['values'][0]):.3g} {spec.unit}"

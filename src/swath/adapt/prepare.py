@@ -11,6 +11,7 @@ import torch
 
 from swath.adapt import delta
 from swath.adapt.build import Recipe, assemble, decoder_of
+from swath.adapt.detail import Planes
 from swath.adapt.evaluate import shapes
 from swath.adapt.mix import check_mixing
 from swath.adapt.run import TuneRun
@@ -28,6 +29,8 @@ from swath.models.decoders import Decoder
 VALIDATION = ("val", "valid", "validation", "dev")
 DETAIL = 32
 """Channels of the pixel branch of a dense task, where the run does not say."""
+SOME = 32
+"""So many samples tell how the bands of pixels vary together."""
 LOOKS, MOST_LOOKS = 128, 512
 """So many samples of the training split are looked at for class counts and moments of values; up to the second number
 while a class of the legend was not seen."""
@@ -58,6 +61,8 @@ class Prepared:
     spec: EncoderSpec
     dates: dict[str, tuple[int, int]]
     histogram: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
+    """Of tags: the share of training samples that bear each."""
     notes: list[str] = field(default_factory=list[str])
 
 
@@ -149,6 +154,7 @@ class Look:
         default_factory=dict[str, dict[str, tuple[float, float]]]
     )
     dates: dict[str, tuple[int, int]] = field(default_factory=dict[str, "tuple[int, int]"])
+    some: list[Batch] = field(default_factory=list[Batch])
 
 
 def look(
@@ -182,6 +188,8 @@ def look(
             check_classes(batch.labels[label.name], label, batch)
         shown = judged(batch, label.name, every)
         sums = _label_sums(shown.labels[label.name], label, batch, counts, sums)
+        if len(found.some) < SOME:
+            found.some.append(batch)
         for name, layer in batch.layers.items():
             low, high = found.dates.get(name, (layer.shape[1], layer.shape[1]))
             found.dates[name] = (min(low, layer.shape[1]), max(high, layer.shape[1]))
@@ -320,13 +328,17 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
     prints = delta.fingerprints(encoder)
     torch.manual_seed(run.loop.seed)
     module = assemble(recipe, encoder)
+    for part in module.modules():
+        if isinstance(part, Planes):
+            part.whiten(seen.some)
     module.eval()
     with torch.no_grad():
         module(first)
     share = (seen.counts / seen.counts.sum().clamp_min(1)).tolist() if label.classes else []
+    tags = (seen.counts / max(seen.total, 1)).tolist() if label.kind == "tags" else ()
     proof = encoder.proof.plain() if encoder.proof is not None else None
     return Prepared(source, splits, label, bands, recipe, module, prints, proof, encoder.spec, seen.dates,
-                    tuple(share), [*splits.notes, *getattr(source, "notes", ())])  # fmt: skip
+                    tuple(share), tuple(tags), [*splits.notes, *getattr(source, "notes", ())])  # fmt: skip
 
 
 def detailed(task: TaskConfig, tuning: TuningConfig, decoder: Decoder | None) -> TaskConfig:

@@ -37,6 +37,6 @@ def command(
         return
     for line in found.record["notes"]:
         note(f"note: {line}")
-    answer(facts, False)
+    answer({k: v for k, v in facts.items() if v is not None}, False)
     say()
     say(f"next: swath map {found.packed} SCENE.tif --out map.tif")

@@ -53,8 +53,8 @@ def _head(record: Mapping[str, Any]) -> str:
     value, base = record["scores"].get(primary), record["baseline"].get(primary)
     shown = {
         primary: _number(value),
-        "95 % interval": f"{spans[0]:.3g} to {spans[1]:.3g}" if spans else "not known",
-        "majority or mean baseline": _number(base),
+        **({"95 % interval": f"{spans[0]:.3g} to {spans[1]:.3g}"} if spans else {}),
+        **({"majority or mean baseline": _number(base)} if base is not None else {}),
         "trainable parameters": f"{card['cost'].get('trainable', 0) + card['cost'].get('head', 0):,.0f}",
         "energy": f"{1000 * record['fit'].get('energy', {}).get('kwh', 0):.3g} Wh",
         "CO2e": f"{1000 * record['fit'].get('energy', {}).get('kgco2e', 0):.3g} g",
@@ -131,6 +131,8 @@ def _curves(record: Mapping[str, Any]) -> list[str]:
 
 def _trust(record: Mapping[str, Any]) -> list[str]:
     c, curve = record["card"]["calibration"], record.get("reliability") or {}
+    if c["ece"] is None and c["ece_before"] is None and c["conformal"] is None and not record["constraints"]:
+        return [text("Nothing is calibrated for this kind of answer: its confidence is the model's own.", "note")]
     rows = {
         "temperature": _number(c["temperature"]),
         "ECE before": _number(c["ece_before"]),
