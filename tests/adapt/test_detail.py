@@ -1,5 +1,8 @@
 """Pixels beside tokens: dates as moments, sensors that are missing, and edges finer than a patch."""
 
+from dataclasses import replace
+
+import pytest
 import tiny_adapt as tiny
 import torch
 from test_tune import make
@@ -7,7 +10,7 @@ from test_tune import make
 from swath.adapt.detail import Planes, moment_count, moments
 from swath.adapt.prepare import prepare
 from swath.adapt.tune import tune
-from swath.core.batch import Batch, Layer
+from swath.core.batch import Batch, Layer, Where
 from swath.train import LoopConfig, optim
 
 
@@ -80,3 +83,50 @@ def test_pixels_learn_faster_and_sometimes_alone(tmp_path):
     same = sum(torch.equal(a, b) for a in seen[:8] for b in seen[8:])
     assert 0 < same < 64, "with its tokens hidden a sample's answer does not hear them, else it does"
     assert not torch.equal(*(detail.eval()(x, batch, (32, 32)) for x in (deep, deep + 1)))
+
+
+def alike(n, seed=0, steps=1):
+    """Samples whose four bands are nearly one: brightness, and small differences that mean something."""
+    g = torch.Generator().manual_seed(seed)
+    light = torch.randn(n, steps, 1, 16, 16, generator=g)
+    other = torch.randn(n, steps, 4, 16, 16, generator=g)
+    x = 0.3 + 0.1 * (light + 0.05 * other)
+    where = Where(torch.arange(n), torch.zeros(n, 2, dtype=torch.float64))
+    return Batch({tiny.SENSOR.id: Layer.of(tiny.SENSOR, x)}, where)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_whitened_pixels_have_no_correlation(steps):
+    batch = alike(6, steps=steps)
+    planes = Planes({tiny.SENSOR.id: dict.fromkeys(tiny.SENSOR.names, (0.3, 0.1))}, steps)
+    samples = [batch[i] for i in range(6)]
+    wide = planes.count * 4
+    before = torch.cat([planes(s, (16, 16)) for s in samples])[:, :wide].movedim(1, -1).flatten(0, -2)
+    planes.whiten(samples)
+    after = torch.cat([planes(s, (16, 16)) for s in samples])[:, :wide].movedim(1, -1).flatten(0, -2)
+    assert torch.corrcoef(before[:, :4].T).abs().fill_diagonal_(0).max() > 0.9
+    spread = torch.cov(after.T)
+    assert spread.fill_diagonal_(0).abs().max() < 0.05 and after.mean(0).abs().max() < 0.05
+    kept = after.std(0).sort(descending=True).values  # as many directions as dates and bands; moments may say more
+    assert kept.max() < 1.1 and kept[4 * steps - 1] > 0.4
+
+
+def test_what_is_not_seen_stays_nothing_when_whitened():
+    batch = alike(6)
+    known = {tiny.SENSOR.id: dict.fromkeys(tiny.SENSOR.names, (0.3, 0.1)), "copdem": {"elevation": (0.0, 1.0)}}
+    planes = Planes(known, 1)
+    planes.whiten([batch[i] for i in range(6)])
+    layer = batch.layers[tiny.SENSOR.id]
+    valid = layer.valid.clone()
+    valid[..., :8] = False
+    found = planes(Batch({tiny.SENSOR.id: replace(layer, valid=valid)}, batch.where), (16, 16))
+    assert not found[..., :8].any() and found[:, :4, :, 8:].abs().min() > 0
+    assert not found[:, 5:].any()  # a sensor that is missing
+
+
+def test_one_constant_band_does_not_blow_up():
+    batch = alike(6)
+    batch.layers[tiny.SENSOR.id].x[:, :, 2] = 0.3
+    planes = Planes({tiny.SENSOR.id: dict.fromkeys(tiny.SENSOR.names, (0.3, 0.1))}, 1)
+    planes.whiten([batch[i] for i in range(6)])
+    assert planes(batch, (16, 16)).abs().max() <= 8

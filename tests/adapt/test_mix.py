@@ -130,4 +130,7 @@ def test_whole_shares_cost_what_classes_cost():
 ])  # fmt: skip
 def test_mixed_samples_teach(kind, task, strength, tmp_path):
     found = tune(make(tmp_path, task=task, augment=strength), tiny.TinySource(kind, n=40))
-    assert found.scores[found.primary] > found.baseline.get(found.primary, 0.5) + 0.1
+    if kind == "tags":
+        assert found.scores["map_macro"] > 0.667 + 0.1  # 0.667: the mean share of samples that bear a tag
+    else:
+        assert found.scores[found.primary] > found.baseline[found.primary] + 0.1

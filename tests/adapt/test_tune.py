@@ -99,11 +99,13 @@ CASES = [
 def test_tasks_beat_their_baselines(kind, task, tuning, dates, tmp_path):
     source = tiny.TinySource(kind, n=40, dates=dates)
     # a frozen encoder's features are cached: many epochs of its head cost what few of a whole encoder do
-    loop = {"epochs": 30 if tuning == "frozen" else 6, "batch_size": 8, "progress": False}
+    loop = {"epochs": 30 if tuning == "frozen" or kind == "tags" else 6, "batch_size": 8, "progress": False}
     found = tune(make(tmp_path, task=task, tuning=tuning, loop=loop), source)
     score, base = found.scores[found.primary], found.baseline.get(found.primary)
     if found.record["direction"] == "min":
         assert score < 0.8 * base
+    elif kind == "tags":
+        assert score > base + 0.05  # always saying the two usual tags is right in most of these
     else:
         assert score > 1.5 * (base or 0.5) or score > 0.95
     batch = collate([source.sample(i) for i in source.splits()["test"]])
