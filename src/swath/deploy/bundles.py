@@ -42,6 +42,7 @@ class BundlePredictor:
             halo=card.tiling.halo,
             conformal=card.calibration.conformal,
             extras=("strangeness",) if self.strangeness else (),
+            every_date=self.bundle.task.every_date,
         )
 
     def ready(self, precision: str, device: str) -> None:

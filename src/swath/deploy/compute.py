@@ -167,12 +167,23 @@ def lonlat_of(crs: str, x: float, y: float) -> tuple[float, float]:
 
 
 def _valid(plan: Plan, batch: Batch, read: Window) -> NDArray[np.bool_]:
-    """Where the map may speak: every required sensor, and at least one, was seen on some date."""
+    """Where the map may speak: every required sensor, and at least one, was seen on some date (a change: on all)."""
     out = seen_of(batch, read.shape)
+    if plan.spec.every_date:
+        steps = max((v.shape[1] for v in batch.layers.values()), default=1)
+        for t in range(steps):
+            moving = {k: _at(v, t) for k, v in batch.layers.items() if v.shape[1] == steps}
+            out &= seen_of(Batch(moving, batch.where), read.shape)
     for item in plan.spec.inputs:
         if item.required:
             out &= seen_of(Batch({item.sensor: batch.layers[item.sensor]}, batch.where), read.shape)
     return out
+
+
+def _at(layer: Layer, step: int) -> Layer:
+    """One date of a layer."""
+    times = None if layer.times is None else layer.times[:, step : step + 1]
+    return replace(layer, x=layer.x[:, step : step + 1], valid=layer.valid[:, step : step + 1], times=times)
 
 
 def seen_of(batch: Batch, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -22,7 +22,8 @@ class PredictorSpec:
 
     `digest` is the sha256 of everything that decides its output (weights and settings). A tile's sides are a
     multiple of `multiple`; `halo` pixels along a tile's inner edges are computed and thrown away. `conformal` is the
-    threshold q of a calibrated prediction set {k : p_k >= 1 - q}. `extras` names further arrays (B, H, W) to map.
+    threshold q of a calibrated prediction set {k : p_k >= 1 - q}. `extras` names further arrays (B, H, W) to map. With
+    `every_date` (a change) nothing is said of a pixel that one of the dates hides.
     """
 
     name: str
@@ -35,6 +36,7 @@ class PredictorSpec:
     halo: int = 0
     conformal: float | None = None
     extras: tuple[str, ...] = ()
+    every_date: bool = False
 
     def __post_init__(self) -> None:
         if self.label.kind not in MAIN:
