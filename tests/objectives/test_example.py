@@ -7,10 +7,10 @@ import torch
 from cases import CASES
 from tiny_tokens import S1, S2, Tiny, TinySource, make_batch
 
-from swath.core import generator
+from swath.core import SwathWarning, UserError, generator
 from swath.core.config import parse_member
 from swath.objectives import OBJECTIVES, Kit
-from swath.objectives.pretraining.example import Complete, example_of
+from swath.objectives.pretraining.example import Complete, example_of, having
 from swath.train import Feed
 
 
@@ -59,3 +59,23 @@ def test_every_objective_takes_a_batch_that_lacks_a_sensor(name):
         step.loss.backward()
         assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None), sensors
         module.zero_grad()
+
+
+def test_samples_without_a_wanted_layer_are_left_out_with_a_word():
+    class Told(Gappy):
+        def holds(self, index):
+            return set(self.sample(index).layers)
+
+        def splits(self):
+            return {"train": range(6), "val": range(6, 8)}
+
+    source = Told(8)
+    assert having(source, None) is source
+    assert having(source, {S2.id: ["red"]}) is source
+    with pytest.warns(SwathWarning, match="3 of 8 samples have nothing of sentinel1-rtc"):
+        found = having(source, {S1.id: ["vv"]})
+    assert found.splits() == {"train": [3, 4, 5], "val": [6, 7]}
+    assert list(found.sample(4).layers) == [S1.id, S2.id]
+    assert found.fingerprint == source.fingerprint
+    with pytest.raises(UserError, match="no sample has any of copdem"):
+        having(source, {"copdem": ["elevation"]})

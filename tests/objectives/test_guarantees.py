@@ -185,19 +185,17 @@ def two_ranks(out, variant, accumulate=1):
     two.mkdir()
     codes, _, errors = script(RANKS, two, variant, accumulate, world=2)
     assert codes == [0, 0], errors
-    assert losses(two) == pytest.approx(losses(out / "one"), abs=1e-5)
+    assert losses(two) == pytest.approx(losses(out / "one"), abs=1e-5, rel=1e-5)  # decur's are sums of about 20
     first, second = (torch.load(two / f"weights-{r}.pt") for r in range(2))
     for k, v in alone.items():
         torch.testing.assert_close(first[k], v, atol=1e-4, rtol=1e-3)
         assert torch.equal(first[k], second[k]), f"ranks drifted apart in {k}"
-    part = 8 // 2 // accumulate
+    part = 8 // 2
     seen = [[int(i) for i in (two / f"seen-{r}").read_text().split()] for r in range(2)]
     joined = [i for at in range(0, len(seen[0]), part) for rank in seen for i in rank[at : at + part]]
     feed = Feed(build(variant)[1])
     wanted = [i for p in feed.parts(SGD, (0, STEPS)) for i in p.samples]
-    assert sorted(joined[-len(wanted) :]) == sorted(wanted)
-    if accumulate == 1:
-        assert joined[-len(wanted) :] == wanted
+    assert joined == wanted
 
 
 @pytest.mark.parametrize("variant", FIRST)

@@ -156,3 +156,8 @@ def test_a_folder_of_rasters_without_labels(tmp_path, capsys, monkeypatch):
     assert code == 0, err
     card = json.loads((tmp_path / json.loads(out)["card"]).read_text())
     assert card["sensors"] == {"sentinel1-rtc": ["vv", "vh"], "sentinel2-l2a": ["blue", "red", "nir"]}
+    sets += ["bands={sentinel1-rtc: [vv, vh]}", "out=radar"]
+    code, out, err = inside(capsys, "rasters/run.yaml", *(w for s in sets for w in ("--set", s)))
+    assert code == 0, err
+    assert list(json.loads((tmp_path / "radar/card.json").read_text())["sensors"]) == ["sentinel1-rtc"]
+    assert "2 of 6 samples have nothing of sentinel1-rtc" in err

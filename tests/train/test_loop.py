@@ -143,8 +143,8 @@ def test_feed_keeps_the_order_for_any_world(world, accumulate):
     feed, config = Feed(ToySource()), LoopConfig(steps=6, batch_size=8, accumulate=accumulate)
     alone = [i for p in feed.parts(replace(config, accumulate=1), (0, 6)) for i in p.samples]
     ranks = [list(feed.parts(config, (0, 6), r, world)) for r in range(world)]
-    joined = [i for micro in zip(*ranks, strict=True) for p in micro for i in p.samples]
-    assert joined == alone
+    steps = [[p.samples for p in rank if p.step == step] for step in range(6) for rank in ranks]
+    assert [i for parts in steps for samples in parts for i in samples] == alone
 
 
 def test_a_mismatch_is_an_error_that_shows_the_difference(tmp_path):

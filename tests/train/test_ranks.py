@@ -105,7 +105,7 @@ def test_two_ranks_are_the_same_run(tmp_path, single, parallel, accumulate):
         torch.testing.assert_close(first[k], single[1][k], atol=1e-5, rtol=1e-4)
     assert losses(tmp_path) == pytest.approx(losses(single[0]), abs=1e-5)
     seen = [[int(i) for i in (tmp_path / f"seen-{r}").read_text().split()] for r in range(2)]
-    part = 6 // 2 // accumulate
+    part = 6 // 2
     joined = [i for at in range(0, len(seen[0]), part) for rank in seen for i in rank[at : at + part]]
     assert joined == [i for p in Feed(ToySource()).parts(BASE, (0, 8)) for i in p.samples]
 

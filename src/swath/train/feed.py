@@ -79,7 +79,9 @@ class Feed:
         return [int(index[int(i)]) for i in draw]
 
     def parts(self, config: LoopConfig, span: tuple[int, int], rank: int = 0, world: int = 1) -> Iterator[Part]:
-        """The micro-batches of one rank from step `span[0]` up to `span[1]`, `accumulate` a step."""
+        """The micro-batches of one rank from step `span[0]` up to `span[1]`, `accumulate` a step.
+
+        A rank has neighbouring parts, so that what ranks gather stands in the order of the whole batch."""
         per_epoch, cut = self.steps_per_epoch(config, world), world * config.accumulate
         epoch, order = -1, list[int]()
         for step in range(*span):
@@ -89,7 +91,7 @@ class Feed:
             at = (step % per_epoch) * config.batch_size
             chosen = order[at : at + config.batch_size]
             for micro in range(config.accumulate):
-                part = micro * world + rank
+                part = rank * config.accumulate + micro
                 low, high = len(chosen) * part // cut, len(chosen) * (part + 1) // cut
                 yield Part(step, epoch, tuple(chosen[low:high]))
 

@@ -140,6 +140,10 @@ class FolderSource:
             out.setdefault(item.split or "all", []).append(i)
         return out
 
+    def holds(self, index: int) -> set[str]:
+        """The layers that a sample has files of."""
+        return {a.layer for a in self.index.items[index].images}
+
     def sample(self, index: int, bands: Mapping[str, Sequence[str]] | None = None) -> Batch:
         """One key's layers and labels."""
         item = self.index.items[index]

@@ -6,17 +6,55 @@ happens to lack one must not decide; and a batch in which nobody has a sensor st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from swath.core import Batch, Layer
+from swath.core import Batch, Layer, Source, SwathWarning, UserError
 from swath.train import Feed
 
 MOST = 256
 """Samples that are looked at before a sensor that none of them has is left out."""
+
+
+class Having:
+    """A source of which some samples are in no split: those without a single one of the wanted layers."""
+
+    def __init__(self, source: Source, kept: frozenset[int]) -> None:
+        self.source, self.kept = source, kept
+        self.name, self.licence, self.labels, self.sensors = source.name, source.licence, source.labels, source.sensors
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    def splits(self) -> Mapping[str, Sequence[int]]:
+        found = {k: [i for i in v if int(i) in self.kept] for k, v in self.source.splits().items()}
+        return {k: v for k, v in found.items() if v}
+
+    def sample(self, index: int, bands: Mapping[str, Sequence[str]] | None = None) -> Batch:
+        return self.source.sample(index, bands)
+
+
+def having(source: Source, bands: Mapping[str, Sequence[str]] | None) -> Source:
+    """The source, or what of it has any of the wanted layers, where the source can tell without reading."""
+    holds: Any = getattr(source, "holds", None)
+    if holds is None or not bands:
+        return source
+    kept = frozenset(i for i in range(len(source)) if holds(i) & set(bands))
+    if not kept:
+        raise UserError(f"no sample has any of {', '.join(bands)}", where=source.name, remedy="correct `bands`")
+    if len(kept) == len(source):
+        return source
+    words = f"{source.name}: {len(source) - len(kept)} of {len(source)} samples have nothing of {', '.join(bands)}"
+    warnings.warn(f"{words}; they are left out", SwathWarning, stacklevel=3)
+    return Having(source, kept)
 
 
 def example_of(feed: Feed, index: Sequence[int]) -> Batch:

@@ -30,7 +30,7 @@ from swath.models import ENCODERS, EncoderConfig, build_encoder
 from swath.models.inputs import Adaptation
 from swath.objectives import OBJECTIVES, Kit, ObjectiveConfig
 from swath.objectives._objective import ObjectiveModule
-from swath.objectives.pretraining.example import Complete, example_of
+from swath.objectives.pretraining.example import Complete, example_of, having
 from swath.objectives.pretraining.pictures import draw_all
 from swath.objectives.pretraining.probe import Probe, dense, probe_samples, scores
 from swath.objectives.pretraining.record import card_of, curves, diversity, lead, write_json
@@ -110,7 +110,7 @@ def pretrain(
     out = Path(run.out or f"runs/{run.name}")
     if run.stages:
         return _in_stages(run, out, {"transform": transform, "resume": resume, "command": command}, source)
-    source = source if source is not None else run.data.build()
+    source = having(source if source is not None else run.data.build(), run.bands)
     index = unlabelled(source)
     torch.manual_seed(run.loop.seed)
     encoder = build_encoder(
