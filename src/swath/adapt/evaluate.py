@@ -25,7 +25,8 @@ PER_SAMPLE = 400
 class Evidence:
     """What an evaluation leaves behind: `scores`, and thin tensors for calibration (empty where they do not apply).
 
-    Of `labelled` items, `judged` ones could be seen in the input.
+    Of `labelled` items, `judged` ones could be seen in the input. `guide`: the scores of what an answer started from
+    (the enlarged input, the interpolation in time).
     """
 
     scores: Scores
@@ -35,6 +36,7 @@ class Evidence:
     broken: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
     labelled: int = 0
     judged: int = 0
+    guide: Scores | None = None
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         return torch.cat(self.out), torch.cat(self.target)
@@ -83,6 +85,9 @@ def evaluate(task: TaskModule, given: Iterator[Batch], *, trust: bool = False) -
         found.scores.update(told, batch)
         if isinstance(task, Values) and task.constraints:
             found.broken.append(constraints.broken(task.constraints, told["values"], batch))
+        if trust and isinstance(task, Values) and task.guide is not None:
+            found.guide = found.guide or task.scores()
+            found.guide.update({"values": task.start(batch)[0]}, batch)
         if trust and out is not None:
             _keep(found, task, out, features, batch)
     return found

@@ -218,12 +218,17 @@ class Values(TaskModule):
     def answer(self, features: Features, batch: Batch) -> Tensor:
         if not self.dense:
             return self.head(features.pooled)
-        size = self.size_of(batch)
         if self.guide is None:
-            return self.head(features, batch, size)
-        start, known = guided(batch, self.guide, size, (cast("Tensor", self.centre), self.at))
+            return self.head(features, batch, self.size_of(batch))
+        start, known = self.start(batch)
         centre, scale = self._shape(start)
         return self.head(features.maps, batch, ((start - centre) / scale, known))
+
+    def start(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The guide that an answer starts from, and where it is known."""
+        if self.guide is None:
+            raise UserError("this task starts from nothing", where="task.residual")
+        return guided(batch, self.guide, self.size_of(batch), (cast("Tensor", self.centre), self.at))
 
     def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         out = self.answer(features, batch)

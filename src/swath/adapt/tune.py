@@ -311,7 +311,8 @@ def _record(
         "schema": 1, "kind": "tune", "name": run.name, "run": plain(run), "card": plain(bundle.card),
         "primary": scores.primary, "direction": scores.direction,
         "scores": bundle.card.metrics, "intervals": spans, "confusion": confusion,
-        "baseline": baseline(ready.task, scores, ready.histogram, ready.shares), "histogram": list(ready.histogram),
+        "baseline": evidence.guide.compute() if evidence.guide is not None
+        else baseline(ready.task, scores, ready.histogram, ready.shares), "histogram": list(ready.histogram),
         "splits": {k: len(getattr(ready.splits, k)) for k in ("train", "val", "test")},
         "notes": ready.notes, "fit": fitted, "curves": _curves(run, ready),
         "constraints": evidence.broken_rules(), "proof": ready.proof,

@@ -54,7 +54,7 @@ def _head(record: Mapping[str, Any]) -> str:
     shown = {
         primary: _number(value),
         **({"95 % interval": f"{spans[0]:.3g} to {spans[1]:.3g}"} if spans else {}),
-        **({"majority or mean baseline": _number(base)} if base is not None else {}),
+        **({"baseline without learning": _number(base)} if base is not None else {}),
         "trainable parameters": f"{card['cost'].get('trainable', 0) + card['cost'].get('head', 0):,.0f}",
         "energy": f"{1000 * record['fit'].get('energy', {}).get('kwh', 0):.3g} Wh",
         "CO2e": f"{1000 * record['fit'].get('energy', {}).get('kgco2e', 0):.3g} g",
