@@ -52,7 +52,7 @@ def card_of(
             "diversity": varied,
             **report.fingerprints["data"],
         },
-        "sensors": {s.id: [b.name for b in s.bands] for s in source.sensors},
+        "sensors": settings["bands"] or {s.id: [b.name for b in s.bands] for s in source.sensors},
         "architecture": {
             "spec": spec.spec.name,
             "parameters": sum(p.numel() for p in objective.encoder.parameters()),
