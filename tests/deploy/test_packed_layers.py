@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from swath.adapt.tuning import TUNINGS
+from swath.core import UserError
 from swath.deploy.packed import Exact, PackedConv, PackedLinear, PackedMlp, PackedUp, pack, supported
 from swath.models.layers.transformer import Block
 
@@ -65,10 +65,18 @@ def test_bf16_keeps_patches_and_the_last_layer():
     assert a.shape == c.shape
 
 
+def test_twice_is_once_and_another_precision_is_refused():
+    net = nn.Sequential(nn.Conv2d(6, 64, 8, 8), nn.Conv2d(64, 70, 1))
+    assert pack(net, "fp32") and pack(net, "fp32")
+    assert [type(m) for m in net] == [PackedConv, PackedConv]
+    if supported("bf16"):
+        with pytest.raises(UserError, match="made ready for fp32"):
+            pack(net, "bf16")
+
+
 def test_what_is_watched_or_small_is_left():
     net = nn.Sequential(nn.Linear(96, 96), nn.Linear(96, 96), nn.Linear(8, 8))
     net[0].register_forward_hook(lambda m, i, o: o + 1)
     nn.utils.parametrizations.weight_norm(net[1])
     assert pack(net, "fp32")
     assert type(net[0]) is nn.Linear and not isinstance(net[1], PackedLinear) and type(net[2]) is nn.Linear
-    assert len(TUNINGS.names()) > 3

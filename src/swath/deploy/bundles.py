@@ -25,7 +25,7 @@ class BundlePredictor:
 
     def __post_init__(self) -> None:
         card, digest = self.bundle.card, self.bundle.digest
-        self.graph, self.packed = None, False
+        self.graph = None
         if self.int8:
             if self.strangeness:
                 raise UserError("an int8 graph gives no strangeness", where="--int8")
@@ -47,8 +47,8 @@ class BundlePredictor:
 
     def ready(self, precision: str, device: str) -> None:
         """Weights laid out for the processor, once; after it the bundle is good for answering only."""
-        if self.graph is None and device == "cpu" and not self.packed:
-            self.packed = pack(self.bundle.task, precision, getattr(self.bundle.task, "head", None))
+        if self.graph is None and device == "cpu":
+            pack(self.bundle.task, precision, getattr(self.bundle.task, "head", None))
 
     def predict(self, batch: Batch) -> Mapping[str, Tensor]:
         if self.graph is not None:

@@ -10,14 +10,17 @@ alone.
 from __future__ import annotations
 
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from swath.core import UserError
 from swath.models.layers.products import Linear
 from swath.models.layers.transformer import Mlp
 
 LINEAR = (nn.Linear, Linear)
+_READY: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 LEAST = 4096
 """Weights of fewer numbers are left as they are."""
 ROWS = 1024
@@ -129,6 +132,15 @@ def pack(module: nn.Module, precision: str, last: nn.Module | None = None) -> bo
     """
     if not supported(precision):
         return False
+    if (before := _READY.get(module)) is not None:
+        if before != precision:
+            raise UserError(
+                f"the network was made ready for {before} and cannot go back",
+                where=f"precision {precision}",
+                remedy="open it again for the other precision",
+            )
+        return True
+    _READY[module] = precision
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     layers = [m for m in (module if last is None else last).modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     _walk(module, dtype, layers[-1] if layers else None)
