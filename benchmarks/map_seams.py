@@ -100,7 +100,7 @@ def pixels(path: str):
         return torch.from_numpy(file.read().astype(np.float32) * 1e-4 - 0.1)
 
 
-def ours(path: str, out: Path, model: Model) -> tuple[np.ndarray, list[int]]:
+def ours(path: str, out: Path, model: Model, overlap: int | None) -> tuple[np.ndarray, list[int]]:
     import rasterio
 
     from swath.data.scene import SceneHints
@@ -108,7 +108,7 @@ def ours(path: str, out: Path, model: Model) -> tuple[np.ndarray, list[int]]:
     from swath.deploy.map import map_scene
     from swath.deploy.plan import MapSettings, Plan
 
-    opener, settings = OpenRasters((path,), SceneHints(SENSOR)), MapSettings(proba=True)
+    opener, settings = OpenRasters((path,), SceneHints(SENSOR)), MapSettings(proba=True, overlap=overlap)
     map_scene(opener, model.open, out, settings=settings)
     with rasterio.open(out.with_name(f"{out.stem}_proba.tif")) as file:
         found = file.read() / np.float32(10000)
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=832)
     parser.add_argument("--scenes", type=int, default=3)
     parser.add_argument("--rough", action="store_true")
+    parser.add_argument("--overlap", type=int, help="ours, in place of the default: 32 is theirs")
     parser.add_argument("--trained", type=Path)
     parser.add_argument("--child", nargs="+")
     given = parser.parse_args()
@@ -270,7 +271,7 @@ def main() -> None:
         model, mine, other = Model(weights), Found(), Found()
         for i, path in enumerate(scenes):
             scene = Scene.of(path, model)
-            mine.add(*_with(scene, ours(path, folder / f"ours{i}.tif", model)))
+            mine.add(*_with(scene, ours(path, folder / f"ours{i}.tif", model, given.overlap)))
             if given.terratorch:
                 at = [*range(0, given.side - TILE, 192), given.side - TILE]
                 other.add(np.load(outs[i]), scene, at)
