@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from cases import make
 from tiny_tokens import S1, S2, Tiny, make_batch
 
-from swath.core import Layer, UserError, generator, per_sample
+from swath.core import Layer, SwathWarning, UserError, generator, per_sample
 from swath.objectives import Kit
 from swath.objectives.decur import DeCUR, correlation, redundancy
 from swath.objectives.distill import Distill
 from swath.objectives.masks import draw
+from swath.objectives.seco import SeCo
 from swath.objectives.targets.features import hog, indices
 from swath.objectives.targets.pixels import patches
 from swath.objectives.triplet import triplet_loss
@@ -185,6 +186,11 @@ def test_seco_s_three_spaces():
     torch.testing.assert_close(step.loss, loss, atol=1e-4, rtol=1e-4)
     module.after_step(0, 10)
     assert int(module.at) == 4
+
+
+def test_seco_says_where_dates_are_too_few():
+    with pytest.warns(SwathWarning, match="three dates of a place and the first sample has 2"):
+        SeCo(dim=8, queue=4).build(Kit(Tiny((S2,)), make_batch(1, t=2, sensors=(S2,))))
 
 
 def test_triplet_on_hand_numbers():

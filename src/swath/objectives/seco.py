@@ -8,6 +8,7 @@ Space 2: positive k2, negatives its queue, k0 and k1. L = the sum of three InfoN
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swath.core import Batch, Step, generator, per_sample
+from swath.core import Batch, Step, SwathWarning, generator, per_sample
 from swath.objectives import Kit
 from swath.objectives._objective import ObjectiveModule, follow, pooled_width
 from swath.objectives.losses.contrast import gather, info_nce_queue
@@ -49,6 +50,10 @@ class Spaces(ObjectiveModule):
     def __init__(self, config: SeCo, kit: Kit) -> None:
         super().__init__(kit.encoder)
         self.config = config
+        dates = max(layer.shape[1] for layer in kit.example.layers.values())
+        if dates < 3:
+            warnings.warn(f"SeCo compares three dates of a place and the first sample has {dates}: the views of one "
+                          "date differ in their artefacts alone", SwathWarning, stacklevel=4)  # fmt: skip
         width = pooled_width(kit.encoder)
         self.heads = nn.ModuleList(mlp((width, width, config.dim), norm="none") for _ in range(3))
         self.slow = copy.deepcopy(nn.ModuleList([kit.encoder, *self.heads])).requires_grad_(False)
