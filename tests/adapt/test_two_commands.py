@@ -23,7 +23,7 @@ CASES = {
     "detect": ("buildings", "city", SUMMER),
     "instances": ("fields", "cropland", SUMMER),
     "boundaries": ("field_boundary", "cropland", SUMMER),
-    "change": ("change", "fire", ("2023-04-10", "2023-09-20")),
+    "change": ("change", "forest", ("2019-07-10", "2023-07-20")),
     "series": ("crop", "cropland", SEASON),
     "superres": ("hires", "land", SUMMER),
 }
