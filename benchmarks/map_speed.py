@@ -157,7 +157,7 @@ def report(runs, folder: Path, given) -> None:
     if ("theirs", "fp32") in middle:
         them, half = middle["theirs", "fp32"], middle["ours", "bf16"]
         same = _read(folder / "theirs-fp32-0.tif") == classes["fp32"]
-        print(f"class agreement of ours with theirs (other tiles, other context): {same.mean():.4f}")
+        print(f"class agreement of ours with theirs (other tiles; on which rough weights depend): {same.mean():.4f}")
         print(f"wall ours / theirs: fp32 {us['wall'] / them['wall']:.2f} (goal <= 0.6), "
               f"bf16 {half['wall'] / them['wall']:.2f} (goal <= 0.35)")  # fmt: skip
         rest = (us["cpu"] - us["model"]) / (them["cpu"] - them["model"])
