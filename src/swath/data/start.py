@@ -37,8 +37,9 @@ TASKS = {
     "series": ("class",),
     "gapfill": ("image",),
     "superres": ("image",),
-    "pretrain": (),
 }
+UNLABELLED = "pretrain"
+"""No task, but what is learnt before one."""
 LIKE = {"series": "classify"}
 """Tasks whose labels lie in a folder as another task's do."""
 SPLIT = (("train", 0.7), ("val", 0.15), ("test", 0.15))
@@ -60,8 +61,8 @@ class Started:
 
 def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder: str = "swath-vit") -> Started:
     """Write card.toml (with splits.json) and run.yaml into `out`, by default the folder itself."""
-    if task not in TASKS:
-        raise UnknownName("task", task, TASKS)
+    if task not in (*TASKS, UNLABELLED):
+        raise UnknownName("task", task, (*TASKS, UNLABELLED))
     if not root.is_dir():
         raise UserError("there is no such folder", where=str(root))
     target = (out or root).resolve()
@@ -119,9 +120,9 @@ def _say_unpaired(index: Index, notes: list[Note]) -> None:
 
 def _label_for(root: Path, card: Card, task: str, index: Index, notes: list[Note]) -> Card:
     """The card with its labels' classes looked up; the task's label stands first."""
-    wanted = TASKS[task]
-    if not wanted:  # nothing is asked of labels; what looked like one may be a folder's name
+    if task == UNLABELLED:  # nothing is asked of labels; what looked like one may be a folder's name
         return replace(card, labels=(), tasks=())
+    wanted = TASKS[task]
     fits = [x for x in card.labels if x.kind in wanted]
     if not fits:
         has = ", ".join(f"{x.name} ({x.kind})" for x in card.labels) or "none"
@@ -286,7 +287,7 @@ def _short(values: Any) -> list[float]:
 def run_of(data: Mapping[str, Any], card: Card, task: str, encoder: str, train: int) -> dict[str, Any]:
     """The run as plain data: a small encoder trained whole, or for `pretrain` learning without labels."""
     chosen: dict[str, Any] = {"kind": encoder, "size": "tiny"} if encoder == "swath-vit" else {"kind": encoder}
-    if task == "pretrain":
+    if task == UNLABELLED:
         tokens = {"kind": "mae", "mask": {"kind": "random", "ratio": 0.75}}
         return {
             "name": card.name,
