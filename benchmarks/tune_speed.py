@@ -83,7 +83,7 @@ def ours(root: Path, out: Path, job: dict) -> dict:
     raw = {
         "name": "speed", "data": {"kind": "folder", "path": str(root), "card": str(root / "card.toml")},
         "encoder": {"kind": "timm", "size": "vit-small", "sensor": "sentinel2-l2a", "bands": BANDS},
-        "task": {"kind": "segment", "detail": 0}, "decoder": {"kind": "unpatch", "width": 2},
+        "task": {"kind": "segment", "detail": 0}, "decoder": {"kind": "unpatch", "width": 8},
         "tuning": "full" if job["what"] == "full" else "frozen",
         "loop": {"epochs": job["epochs"], "batch_size": BATCH, "lr": LR, "seed": job["seed"], "progress": False,
                  "schedule": "constant"},
