@@ -1,13 +1,14 @@
 """Tuning beside TerraTorch: time to the first step, epoch time, frozen tuning, peak memory and score, in one run.
 
-    python benchmarks/tune_speed.py --env /path/to/terratorch-env [--chips 256] [--epochs 2] [--what full frozen]
+    python benchmarks/tune_speed.py --env /path/to/terratorch-env [--chips 256] [--epochs 2] [--what first full frozen]
 
 Both sides read the same 224 x 224 x 6 uint16 GeoTIFF chips and the same splits, start timm's ViT-S/16 at random, put a
 linear map from each token to its own pixels on its last level (a transposed convolution), and tune in fp32 on one
 thread with batches of 8, AdamW and a validation every epoch.
 `first` is from the start of the process (imports included) to the end of the first optimiser step; an epoch is from the
 end of one epoch's last step to the end of the next one's, its validation included, and frozen tuning is measured over
-`--frozen-epochs`, all in. Sides take turns; ratios are ours / theirs of the medians. TerraTorch is given the means and
+`--frozen-epochs`, all in; `step` is the median time from one step to the next, `--what first` stops after one, five
+times. Sides take turns; ratios are ours / theirs of the medians. TerraTorch is given the means and
 deviations; Swath finds them itself. The score is the mean IoU on the test split, over seeds.
 """
 
@@ -66,6 +67,13 @@ def prepare(root: Path, count: int) -> None:
         (root / f"{name}.txt").write_text("\n".join(members))
 
 
+def leave(stamps: list[float], job: dict) -> None:
+    """The first step was all that was asked for."""
+    if job["what"] == "first":
+        Path(job["found"]).write_text(json.dumps({"stamps": stamps, "score": 0.0, "end": time.time(), "peak_mb": 0.0}))
+        os._exit(0)
+
+
 def ours(root: Path, out: Path, job: dict) -> dict:
     from swath.adapt.run import TuneRun
     from swath.adapt.tune import tune
@@ -78,13 +86,14 @@ def ours(root: Path, out: Path, job: dict) -> dict:
     def timed(self) -> None:
         step(self)
         stamps.append(time.time())
+        leave(stamps, job)
 
     optim.AdamW.step = timed
     raw = {
         "name": "speed", "data": {"kind": "folder", "path": str(root), "card": str(root / "card.toml")},
         "encoder": {"kind": "timm", "size": "vit-small", "sensor": "sentinel2-l2a", "bands": BANDS},
         "task": {"kind": "segment", "detail": 0}, "decoder": {"kind": "unpatch", "width": 8},
-        "tuning": "full" if job["what"] == "full" else "frozen",
+        "tuning": "frozen" if job["what"] == "frozen" else "full",
         "loop": {"epochs": job["epochs"], "batch_size": BATCH, "lr": LR, "seed": job["seed"], "progress": False,
                  "schedule": "constant"},
         "trust": {"calibrate": False, "ood": False, "chips": 0, "bootstrap": 0}, "out": str(out),
@@ -111,6 +120,7 @@ def theirs(root: Path, out: Path, job: dict) -> dict:
     class Clock(lightning.Callback):
         def on_train_batch_end(self, *_, **__) -> None:
             stamps.append(time.time())
+            leave(stamps, job)
 
     where = {f"{s}_{k}": str(root / v) for s in ("train", "val", "test")
              for k, v in (("data_root", "images"), ("label_data_root", "masks"), ("split", f"{s}.txt"))}  # fmt: skip
@@ -126,7 +136,7 @@ def theirs(root: Path, out: Path, job: dict) -> dict:
                     "decoder_upsampling_size": 16, "decoder_num_classes": 2,
                     "num_classes": 2},
         loss="ce", ignore_index=255, optimizer="AdamW", lr=LR, optimizer_hparams={"weight_decay": 0.05},
-        plot_on_val=False, freeze_backbone=job["what"] != "full",
+        plot_on_val=False, freeze_backbone=job["what"] == "frozen",
     )  # fmt: skip
     trainer = lightning.Trainer(
         max_epochs=job["epochs"], accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[Clock()],
@@ -141,7 +151,7 @@ def theirs(root: Path, out: Path, job: dict) -> dict:
 def child(side: str, root: str, out: str, job: str) -> None:
     import resource
 
-    told = json.loads(job)
+    told = json.loads(job) | {"found": str(Path(out) / "found.json")}
     found = (ours if side == "ours" else theirs)(Path(root), Path(out), told)
     found["end"] = time.time()
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -159,10 +169,14 @@ def launch(side: str, python: str, root: Path, job: dict) -> dict:
         raise SystemExit(f"{side} failed:\n{told.stderr[-3000:]}")
     found = json.loads((out / "found.json").read_text())
     stamps, epochs = found["stamps"], job["epochs"]
+    if job["what"] == "first":
+        return {"first": stamps[0] - began}
+    steps = [b - a for a, b in pairwise(stamps)]
     per = len(stamps) // epochs
     ends = stamps[per - 1 :: per]
     epoch = [b - a for a, b in pairwise(ends)]
     return {"first": stamps[0] - began, "epoch": statistics.median(epoch) if epoch else ends[0] - stamps[0],
+            "step": statistics.median(steps),
             "fit": ends[-1] - began, "whole": found["end"] - began, "peak_mb": found["peak_mb"],
             "score": found["score"], "steps": len(stamps)}  # fmt: skip
 
@@ -175,17 +189,19 @@ def compare(env: str, root: Path, given: argparse.Namespace, what: str) -> None:
     epochs = given.epochs if what == "full" else given.frozen_epochs
     rows: dict[str, list[dict]] = {"ours": [], "theirs": []}
     python = {"ours": sys.executable, "theirs": str(Path(env) / "bin" / "python")}
-    for seed in range(given.seeds):
+    for seed in range(5 if what == "first" else given.seeds):
         for side in ("ours", "theirs"):
             job = {"what": what, "epochs": epochs, "seed": seed, "means": stats["mean"], "stds": stats["std"]}
             rows[side].append(launch(side, python[side], root, job))
             row = rows[side][-1]
             print(f"  {what} {side} seed {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items()), flush=True)
-    for key, name in (("first", "time to first step"), ("epoch", "epoch"), ("fit", f"all of {epochs} epochs"),
-                      ("peak_mb", "peak memory")):  # fmt: skip
+    names = {"first": "time to first step", "epoch": "epoch", "step": "step", "fit": f"all of {epochs} epochs",
+             "peak_mb": "peak memory"}  # fmt: skip
+    for key in (k for k in names if k in rows["ours"][0]):
+        name = names[key]
         a, b = (statistics.median(r[key] for r in rows[s]) for s in ("ours", "theirs"))
         print(f"{what:7s} {name:22s} swath {a:9.2f}  terratorch {b:9.2f}  ratio {a / b:.2f}", flush=True)
-    for side, found in rows.items():
+    for side, found in rows.items() if what != "first" else ():
         scores = [r["score"] for r in found]
         spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
         print(f"{what:7s} mean IoU {side:7s} {statistics.mean(scores):.4f} +- {spread:.4f}", flush=True)
@@ -201,7 +217,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--frozen-epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--what", nargs="+", choices=("full", "frozen"), default=["full", "frozen"])
+    parser.add_argument("--what", nargs="+", choices=("first", "full", "frozen"), default=["first", "full", "frozen"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "chips"
