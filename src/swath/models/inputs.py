@@ -180,6 +180,21 @@ def standard_input(sensor: str, bands: Sequence[str] = ()) -> Input:
     return Input(sensor, chosen.names, "own", mean, std)
 
 
+def by_own_statistics(spec: EncoderSpec, batch: Batch) -> EncoderSpec:
+    """Inputs in `own` units standardised by what the batch's bands say (a run's own mean and deviation), for encoders
+    whose weights were not made with fixed ones; bands that say nothing, or in another unit, leave an input as it is."""
+    return replace(spec, inputs=tuple(_own(want, batch.layers.get(want.sensor)) for want in spec.inputs))
+
+
+def _own(want: Input, layer: Layer | None) -> Input:
+    if layer is None or want.unit != "own" or not set(want.bands) <= set(layer.sensor.names):
+        return want
+    bands, declared = [layer.sensor.band(n) for n in want.bands], SENSORS.get(want.sensor)
+    if any(b.mean is None or b.std is None or b.unit != declared.band(b.name).unit for b in bands):
+        return want
+    return replace(want, mean=tuple(float(b.mean or 0) for b in bands), std=tuple(float(b.std or 1) for b in bands))
+
+
 def free_view(layer: Layer, spec: EncoderSpec, dtype: torch.dtype) -> View:
     """A layer for an encoder of any bands: standardised by the sensor's own statistics, where it has them."""
     bands = layer.sensor.bands

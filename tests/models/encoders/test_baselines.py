@@ -83,6 +83,27 @@ def test_timm_pooled_is_timms_own(tmp_path):
         assert torch.allclose(ours.eval()._images(x).pooled, want, atol=1e-6)
 
 
+def test_a_runs_own_statistics_standardise_a_custom_input():
+    from swath.adapt.task import with_statistics
+
+    torch.manual_seed(0)
+    net = Timm(model="test_resnet", sensor="sentinel2-l2a", bands=BANDS).build().eval()
+    seen = []
+    net.net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    net.net.forward_intermediates = lambda x, **_: seen.append(x) or (x, [x] * len(net.spec.widths))
+    net.net.forward_head = lambda x, **_: x.mean((2, 3))
+    data = batch(b=8)
+    x = data.layers["sentinel2-l2a"].x
+    stats = {n: (float(x[:, :, i].mean()), float(x[:, :, i].std())) for i, n in enumerate(BANDS)}
+    net(with_statistics(data, {"sentinel2-l2a": stats}))
+    assert torch.allclose(seen[-1].mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(seen[-1].std((0, 2, 3)), torch.ones(4), atol=1e-2)
+    net(data)
+    want = net.spec.inputs[0]
+    told = (x[:, 0, 0] - want.mean[0]) / want.std[0]
+    assert torch.allclose(seen[-1][:, 0], told, atol=1e-4)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(UnknownName, match="resnet5"):
         Timm(model="resnet5").build()

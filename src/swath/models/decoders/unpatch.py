@@ -21,6 +21,8 @@ class UnpatchDecoder(nn.Module):
     def __init__(self, given: int, stride: int, width: int) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(given, width, stride, stride)
+        # torch's own start divides by the pixels of a cell as well, which do not add up: answers start faint
+        nn.init.normal_(self.up.weight, std=given**-0.5)
         self.width, self.stride = width, 1.0
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
