@@ -45,7 +45,7 @@ def test_encoders(name):
             got = carried(encoder)(batch.to(THERE))
             assert all(isinstance(m, Pretend) for m in (*got.maps, got.pooled))
             for a, b in zip((*got.maps, got.pooled), (*want.maps, want.pooled), strict=True):
-                assert torch.equal(a.cpu(), b)
+                torch.testing.assert_close(a.cpu().as_subclass(torch.Tensor), b, atol=1e-5, rtol=1e-5)  # other kernels
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
