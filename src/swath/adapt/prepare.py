@@ -31,7 +31,7 @@ DETAIL = 32
 """Channels of the pixel branch of a dense task, where the run does not say."""
 SOME = 32
 """So many samples tell how the bands of pixels vary together."""
-LOOKS, MOST_LOOKS = 128, 512
+LOOKS, MOST_LOOKS = 64, 512
 """So many samples of the training split are looked at for class counts and moments of values; up to the second number
 while a class of the legend was not seen."""
 
