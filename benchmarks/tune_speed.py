@@ -160,14 +160,14 @@ def child(side: str, root: str, out: str, job: str) -> None:
 
 def launch(side: str, python: str, root: Path, job: dict) -> dict:
     """One process: seconds to the first step, of epochs after the first, of everything; memory and score."""
-    out = Path(tempfile.mkdtemp())
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    began = time.time()
-    told = subprocess.run([python, __file__, "--child", side, str(root), str(out), json.dumps(job)], env=env,
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    if told.returncode:
-        raise SystemExit(f"{side} failed:\n{told.stderr[-3000:]}")
-    found = json.loads((out / "found.json").read_text())
+    with tempfile.TemporaryDirectory() as out:
+        began = time.time()
+        told = subprocess.run([python, __file__, "--child", side, str(root), out, json.dumps(job)], env=env,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        if told.returncode:
+            raise SystemExit(f"{side} failed:\n{told.stderr[-3000:]}")
+        found = json.loads((Path(out) / "found.json").read_text())
     stamps, epochs = found["stamps"], job["epochs"]
     if job["what"] == "first":
         return {"first": stamps[0] - began}

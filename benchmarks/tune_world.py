@@ -254,7 +254,7 @@ def lead_of(bundle: Path, source, judge) -> list[float] | None:
     return [round(float(v), 4) for v in np.quantile(gain, [0.025, 0.975])]
 
 
-def plan_of(name: str, steps: int, chips: int, seed: int = 0) -> TuneRun:
+def plan_of(name: str, steps: int, chips: int, seed: int, out: Path) -> TuneRun:
     """What `swath init` would write, on generated data."""
     task, whole, data = chosen(name)
     parts = {"train": chips, "val": 32, "test": 64}
@@ -266,7 +266,7 @@ def plan_of(name: str, steps: int, chips: int, seed: int = 0) -> TuneRun:
         "name": name, "data": source, "encoder": {"kind": "swath-vit", "size": "nano", "patch": 16},
         "task": whole,
         "loop": loop, "augment": {} if still else {"flips": True, "turns": True},
-        "out": str(Path(tempfile.mkdtemp()) / name), "trust": {"chips": 2, "bootstrap": 300},
+        "out": str(out / name), "trust": {"chips": 2, "bootstrap": 300},
     }  # fmt: skip
     if name == "sensors":
         plan["augment"] |= {"sensor_drop": 0.25}
@@ -289,10 +289,10 @@ def opened(name: str, run: TuneRun):
     return built
 
 
-def case(name: str, steps: int, chips: int, seed: int) -> dict:
+def case(name: str, steps: int, chips: int, seed: int, out: Path) -> dict:
     """One record: scores side by side on the same test chips."""
     task, whole, data = chosen(name)
-    run = plan_of(name, steps, chips, seed)
+    run = plan_of(name, steps, chips, seed, out)
     built = opened(name, run)
     began = time.monotonic()
     found = tune(run, built)
@@ -377,7 +377,8 @@ def main():
         PAGE.write_text(before + MARKS[0] + markdown() + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
         return
     for name in given.cases or CASES:
-        row = case(name, given.steps, given.chips, given.seed)
+        with tempfile.TemporaryDirectory() as out:
+            row = case(name, given.steps, given.chips, given.seed, Path(out))
         keep(row)
         shown = ("metric", "tuned", "interval", "baseline", "forest", "lead", "without", "seconds")
         line = {k: row.get(k) for k in shown}
