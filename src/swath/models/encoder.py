@@ -27,8 +27,12 @@ class EncoderModule(nn.Module, ABC):
         self.proof: Proof | None = None
 
     def forward(self, batch: Batch, levels: Sequence[int] | None = None) -> Features:
-        views = prepare(batch, self.spec, self.adaptation, self.dtype)
+        views = prepare(batch, self.wanted(batch), self.adaptation, self.dtype)
         return pick(self.features(views, batch.where), levels, self.spec)
+
+    def wanted(self, batch: Batch) -> EncoderSpec:
+        """The spec that `batch` is prepared for; another than `spec` where inputs follow the batch."""
+        return self.spec
 
     @property
     def dtype(self) -> torch.dtype:

@@ -5,16 +5,16 @@ https://github.com/huggingface/pytorch-image-models. Nothing is fetched: random 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from swath.core import Batch, EncoderSpec, Features, Input, UnknownName, UserError, Where
-from swath.models.encoder import EncoderModule, per_timestep, pick, taps
+from swath.models.encoder import EncoderModule, per_timestep, taps
 from swath.models.encoders._timm_vit import PLAIN, TimmViT
-from swath.models.inputs import View, by_own_statistics, prepare, single, standard_input
+from swath.models.inputs import View, by_own_statistics, single, standard_input
 from swath.models.loading import Layout
 
 IMAGENET = Input("rgb-aerial", ("red", "green", "blue"), "display", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -106,9 +106,8 @@ class TimmEncoder(EncoderModule):
         tokens = final[:, self.prefix :] if self.tokens else None
         return Features(tuple(maps), pooled, self.spec.strides, tokens)
 
-    def forward(self, batch: Batch, levels: Sequence[int] | None = None) -> Features:
-        views = prepare(batch, by_own_statistics(self.spec, batch), self.adaptation, self.dtype)
-        return pick(self.features(views, batch.where), levels, self.spec)
+    def wanted(self, batch: Batch) -> EncoderSpec:
+        return by_own_statistics(self.spec, batch)
 
     def features(self, views: Mapping[str, View], where: Where) -> Features:
         view = single(views, self.spec.name)
