@@ -1,15 +1,21 @@
 """Tuning beside TerraTorch: time to the first step, epoch time, frozen tuning, peak memory and score, in one run.
 
-    python benchmarks/tune_speed.py --env /path/to/terratorch-env [--chips 256] [--epochs 2] [--what first full frozen]
+    python benchmarks/tune_speed.py --env /path/to/terratorch-env [--chips 256] [--epochs 2]
+                                    [--what first command full frozen]
 
 Both sides read the same 224 x 224 x 6 uint16 GeoTIFF chips and the same splits, start timm's ViT-S/16 at random, put a
 linear map from each token to its own pixels on its last level (a transposed convolution), and tune in fp32 on one
 thread with batches of 8, AdamW and a validation every epoch.
-`first` is from the start of the process (imports included) to the end of the first optimiser step; an epoch is from the
-end of one epoch's last step to the end of the next one's, its validation included, and frozen tuning is measured over
-`--frozen-epochs`, all in; `step` is the median time from one step to the next, `--what first` stops after one, five
-times. Sides take turns; ratios are ours / theirs of the medians. TerraTorch is given the means and
-deviations; Swath finds them itself. The score is the mean IoU on the test split, over seeds.
+
+  first    from the start of the process (imports included) to the end of the first optimiser step, five times; each
+           side called from Python with the least that it needs
+  command  the same, as users start it: `swath tune run.json` beside `terratorch fit --config run.json`
+  full     an epoch: from the end of one epoch's last step to the end of the next one's, its validation included;
+           `step`: the median time from one step to the next
+  frozen   all of `--frozen-epochs` epochs, start included
+
+Sides take turns; ratios are ours / theirs of the medians. TerraTorch is given the means and deviations; Swath finds
+them itself. The score is the mean IoU on the test split, over seeds.
 """
 
 import argparse
@@ -25,6 +31,8 @@ from pathlib import Path
 
 BANDS = ["blue", "green", "red", "nir08", "swir16", "swir22"]
 BATCH, LR, SIDE = 8, 5e-4, 224
+STARTS = ("first", "command")
+KINDS = (*STARTS, "full", "frozen")
 
 
 def write_chips(root: Path, count: int) -> None:
@@ -69,15 +77,13 @@ def prepare(root: Path, count: int) -> None:
 
 def leave(stamps: list[float], job: dict) -> None:
     """The first step was all that was asked for."""
-    if job["what"] == "first":
+    if job["what"] in STARTS:
         Path(job["found"]).write_text(json.dumps({"stamps": stamps, "score": 0.0, "end": time.time(), "peak_mb": 0.0}))
         os._exit(0)
 
 
-def ours(root: Path, out: Path, job: dict) -> dict:
-    from swath.adapt.run import TuneRun
-    from swath.adapt.tune import tune
-    from swath.core import config
+def timed_steps(job: dict) -> list[float]:
+    """The times at which our optimiser has stepped."""
     from swath.train import optim
 
     stamps: list[float] = []
@@ -89,7 +95,11 @@ def ours(root: Path, out: Path, job: dict) -> dict:
         leave(stamps, job)
 
     optim.AdamW.step = timed
-    raw = {
+    return stamps
+
+
+def our_run(root: Path, out: Path, job: dict) -> dict:
+    return {
         "name": "speed", "data": {"kind": "folder", "path": str(root), "card": str(root / "card.toml")},
         "encoder": {"kind": "timm", "size": "vit-small", "sensor": "sentinel2-l2a", "bands": BANDS},
         "task": {"kind": "segment", "detail": 0}, "decoder": {"kind": "unpatch", "width": 8},
@@ -98,38 +108,40 @@ def ours(root: Path, out: Path, job: dict) -> dict:
                  "schedule": "constant"},
         "trust": {"calibrate": False, "ood": False, "chips": 0, "bootstrap": 0}, "out": str(out),
     }  # fmt: skip
+
+
+def ours(root: Path, out: Path, job: dict) -> dict:
+    raw = our_run(root, out, job)
+    if job["what"] == "command":
+        from swath.cli.main import main as swath
+
+        (out / "run.json").write_text(json.dumps(raw))
+        timed_steps(job)
+        swath(["tune", str(out / "run.json")])
+    from swath.adapt.run import TuneRun
+    from swath.adapt.tune import tune
+    from swath.core import config
+
+    stamps = timed_steps(job)
     found = tune(config.parse(raw, TuneRun))
     return {"stamps": stamps, "score": found.scores["iou_macro"]}
 
 
 def theirs(root: Path, out: Path, job: dict) -> dict:
     import logging
+    import types
     import warnings
 
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    import lightning
-    import torch
-    from terratorch.datamodules import GenericNonGeoSegmentationDataModule
-    from terratorch.tasks import SemanticSegmentationTask
-
-    torch.set_num_threads(1)
-    lightning.seed_everything(job["seed"], verbose=False)
-    stamps: list[float] = []
-
-    class Clock(lightning.Callback):
-        def on_train_batch_end(self, *_, **__) -> None:
-            stamps.append(time.time())
-            leave(stamps, job)
-
     where = {f"{s}_{k}": str(root / v) for s in ("train", "val", "test")
              for k, v in (("data_root", "images"), ("label_data_root", "masks"), ("split", f"{s}.txt"))}  # fmt: skip
-    data = GenericNonGeoSegmentationDataModule(
+    data = dict(
         batch_size=BATCH, num_workers=0, num_classes=2, means=job["means"], stds=job["stds"], constant_scale=1e-4,
         dataset_bands=BANDS, output_bands=BANDS, rgb_indices=[2, 1, 0], img_grep="*.tif", label_grep="*.tif",
         check_stackability=False, **where,
     )  # fmt: skip
-    task = SemanticSegmentationTask(
+    task = dict(
         model_factory="EncoderDecoderFactory",
         model_args={"backbone": "timm_vit_small_patch16_224", "backbone_in_chans": 6, "backbone_pretrained": False,
                     "necks": [{"name": "ReshapeTokensToImage"}], "decoder": "LinearDecoder",
@@ -138,12 +150,46 @@ def theirs(root: Path, out: Path, job: dict) -> dict:
         loss="ce", ignore_index=255, optimizer="AdamW", lr=LR, optimizer_hparams={"weight_decay": 0.05},
         plot_on_val=False, freeze_backbone=job["what"] == "frozen",
     )  # fmt: skip
-    trainer = lightning.Trainer(
-        max_epochs=job["epochs"], accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[Clock()],
+    loop = dict(
+        max_epochs=job["epochs"], accelerator="cpu", logger=False, enable_progress_bar=False,
         default_root_dir=str(out), enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(task, datamodule=data)
-    (found,) = trainer.test(task, datamodule=data, verbose=False)
+    stamps: list[float] = []
+    clock = types.ModuleType("swath_clock")
+
+    def clock_of(parent: type) -> type:
+        def ended(self, *_, **__) -> None:
+            stamps.append(time.time())
+            leave(stamps, job)
+
+        return type("Clock", (parent,), {"on_train_batch_end": ended, "__module__": "swath_clock"})
+
+    if job["what"] == "command":
+        import lightning
+        from terratorch.__main__ import main as terratorch
+
+        clock.Clock = clock_of(lightning.Callback)
+        sys.modules["swath_clock"] = clock
+        raw = {
+            "seed_everything": job["seed"],
+            "trainer": loop | {"callbacks": [{"class_path": "swath_clock.Clock"}]},
+            "data": {"class_path": "GenericNonGeoSegmentationDataModule", "init_args": data},
+            "model": {"class_path": "terratorch.tasks.SemanticSegmentationTask", "init_args": task},
+        }
+        (out / "run.json").write_text(json.dumps(raw))
+        sys.argv = ["terratorch", "fit", "--config", str(out / "run.json")]
+        terratorch()
+    import lightning
+    import torch
+    from terratorch.datamodules import GenericNonGeoSegmentationDataModule
+    from terratorch.tasks import SemanticSegmentationTask
+
+    torch.set_num_threads(1)
+    lightning.seed_everything(job["seed"], verbose=False)
+    module, learner = GenericNonGeoSegmentationDataModule(**data), SemanticSegmentationTask(**task)
+    trainer = lightning.Trainer(**loop, callbacks=[clock_of(lightning.Callback)()])
+    trainer.fit(learner, datamodule=module)
+    (found,) = trainer.test(learner, datamodule=module, verbose=False)
     score = next(float(v) for k, v in found.items() if k.lower().endswith("/miou") or "Jaccard" in k)
     return {"stamps": stamps, "score": score, "all": {k: float(v) for k, v in found.items()}}
 
@@ -169,7 +215,7 @@ def launch(side: str, python: str, root: Path, job: dict) -> dict:
             raise SystemExit(f"{side} failed:\n{told.stderr[-3000:]}")
         found = json.loads((Path(out) / "found.json").read_text())
     stamps, epochs = found["stamps"], job["epochs"]
-    if job["what"] == "first":
+    if job["what"] in STARTS:
         return {"first": stamps[0] - began}
     steps = [b - a for a, b in pairwise(stamps)]
     per = len(stamps) // epochs
@@ -189,7 +235,7 @@ def compare(env: str, root: Path, given: argparse.Namespace, what: str) -> None:
     epochs = given.epochs if what == "full" else given.frozen_epochs
     rows: dict[str, list[dict]] = {"ours": [], "theirs": []}
     python = {"ours": sys.executable, "theirs": str(Path(env) / "bin" / "python")}
-    for seed in range(5 if what == "first" else given.seeds):
+    for seed in range(5 if what in STARTS else given.seeds):
         for side in ("ours", "theirs"):
             job = {"what": what, "epochs": epochs, "seed": seed, "means": stats["mean"], "stds": stats["std"]}
             rows[side].append(launch(side, python[side], root, job))
@@ -201,7 +247,7 @@ def compare(env: str, root: Path, given: argparse.Namespace, what: str) -> None:
         name = names[key]
         a, b = (statistics.median(r[key] for r in rows[s]) for s in ("ours", "theirs"))
         print(f"{what:7s} {name:22s} swath {a:9.2f}  terratorch {b:9.2f}  ratio {a / b:.2f}", flush=True)
-    for side, found in rows.items() if what != "first" else ():
+    for side, found in rows.items() if what not in STARTS else ():
         scores = [r["score"] for r in found]
         spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
         print(f"{what:7s} mean IoU {side:7s} {statistics.mean(scores):.4f} +- {spread:.4f}", flush=True)
@@ -217,7 +263,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--frozen-epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--what", nargs="+", choices=("first", "full", "frozen"), default=["first", "full", "frozen"])
+    parser.add_argument("--what", nargs="+", choices=KINDS, default=list(KINDS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "chips"
