@@ -83,6 +83,28 @@ def test_timm_pooled_is_timms_own(tmp_path):
         assert torch.allclose(ours.eval()._images(x).pooled, want, atol=1e-6)
 
 
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "test_vit", "test_resnet"])
+def test_maps_are_timms_own_features(model):
+    import timm
+
+    torch.manual_seed(0)
+    ours = Timm(model=model).build().eval()
+    count = len(ours.spec.widths)
+    chosen = ours.indices if isinstance(ours.indices, list) else list(range(len(ours.net.feature_info)))[-count:]
+    free = {"dynamic_img_size": True} if "vit" in model else {}
+    theirs = timm.create_model(model, features_only=True, out_indices=chosen, **free).eval()
+    there = theirs.model if hasattr(theirs, "model") else theirs
+    assert not there.load_state_dict(ours.net.state_dict(), strict=False).missing_keys
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        found = ours._images(x)
+        for a, b in zip(found.maps, theirs(x), strict=True):
+            torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
+        if found.tokens is not None:
+            normed = ours.net.norm(found.maps[-1].flatten(2).transpose(1, 2))
+            torch.testing.assert_close(found.tokens, normed, atol=2e-5, rtol=1e-5)
+
+
 def test_a_runs_own_statistics_standardise_a_custom_input():
     from swath.adapt.task import with_statistics
 

@@ -75,7 +75,11 @@ def _is_vit(model: str) -> bool:
 
 
 class TimmEncoder(EncoderModule):
-    """Up to four levels: the last stages of a pyramid, or four depths of a plain transformer."""
+    """Up to four levels: the last stages of a pyramid, or four depths of a plain transformer.
+
+    A plain transformer's maps are what its blocks give, as timm's own features are: the last norm belongs to its tokens
+    and its vector. Through it maps all come out at one size, and a decoder that starts with it learns more slowly.
+    """
 
     def __init__(self, model: str, want: Input, name: str) -> None:
         super().__init__()
@@ -101,7 +105,7 @@ class TimmEncoder(EncoderModule):
         )
 
     def _images(self, x: Tensor) -> Features:
-        final, maps = self.net.forward_intermediates(x, indices=self.indices, norm=self.tokens)
+        final, maps = self.net.forward_intermediates(x, indices=self.indices, norm=False)
         pooled = self.net.forward_head(final, pre_logits=True)
         tokens = final[:, self.prefix :] if self.tokens else None
         return Features(tuple(maps), pooled, self.spec.strides, tokens)
