@@ -1,11 +1,11 @@
 """Tuning beside TerraTorch: time to the first step, epoch time, frozen tuning, peak memory and score, in one run.
 
-    python benchmarks/tune_speed.py --env /path/to/terratorch-env [--chips 256] [--epochs 2]
+    python benchmarks/tune_speed.py --env /path/to/terratorch-env [--chips 256] [--epochs 2] [--threads 1]
                                     [--what first command full frozen]
 
 Both sides read the same 224 x 224 x 6 uint16 GeoTIFF chips and the same splits, start timm's ViT-S/16 at random, put a
-linear map from each token to its own pixels on its last level (a transposed convolution), and tune in fp32 on one
-thread with batches of 8, AdamW and a validation every epoch.
+linear map from each token to its own pixels on its last level (a transposed convolution), and tune in fp32 on
+`--threads` with batches of 8, AdamW and a validation every epoch.
 
   first    from the start of the process (imports included) to the end of the first optimiser step, five times; each
            side called from Python with the least that it needs
@@ -184,7 +184,7 @@ def theirs(root: Path, out: Path, job: dict) -> dict:
     from terratorch.datamodules import GenericNonGeoSegmentationDataModule
     from terratorch.tasks import SemanticSegmentationTask
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(job["threads"])
     lightning.seed_everything(job["seed"], verbose=False)
     module, learner = GenericNonGeoSegmentationDataModule(**data), SemanticSegmentationTask(**task)
     trainer = lightning.Trainer(**loop, callbacks=[clock_of(lightning.Callback)()])
@@ -206,7 +206,7 @@ def child(side: str, root: str, out: str, job: str) -> None:
 
 def launch(side: str, python: str, root: Path, job: dict) -> dict:
     """One process: seconds to the first step, of epochs after the first, of everything; memory and score."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory() as out:
         began = time.time()
         told = subprocess.run([python, __file__, "--child", side, str(root), out, json.dumps(job)], env=env,
@@ -237,7 +237,8 @@ def compare(env: str, root: Path, given: argparse.Namespace, what: str) -> None:
     python = {"ours": sys.executable, "theirs": str(Path(env) / "bin" / "python")}
     for seed in range(5 if what in STARTS else given.seeds):
         for side in ("ours", "theirs"):
-            job = {"what": what, "epochs": epochs, "seed": seed, "means": stats["mean"], "stds": stats["std"]}
+            job = {"what": what, "epochs": epochs, "seed": seed, "means": stats["mean"], "stds": stats["std"],
+                   "threads": given.threads}
             rows[side].append(launch(side, python[side], root, job))
             row = rows[side][-1]
             print(f"  {what} {side} seed {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items()), flush=True)
@@ -263,6 +264,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--frozen-epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--what", nargs="+", choices=KINDS, default=list(KINDS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
