@@ -237,8 +237,14 @@ def compare(env: str, root: Path, given: argparse.Namespace, what: str) -> None:
     python = {"ours": sys.executable, "theirs": str(Path(env) / "bin" / "python")}
     for seed in range(5 if what in STARTS else given.seeds):
         for side in ("ours", "theirs"):
-            job = {"what": what, "epochs": epochs, "seed": seed, "means": stats["mean"], "stds": stats["std"],
-                   "threads": given.threads}
+            job = {
+                "what": what,
+                "epochs": epochs,
+                "seed": seed,
+                "means": stats["mean"],
+                "stds": stats["std"],
+                "threads": given.threads,
+            }
             rows[side].append(launch(side, python[side], root, job))
             row = rows[side][-1]
             print(f"  {what} {side} seed {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items()), flush=True)
