@@ -1,12 +1,13 @@
 """Pages: safe text, sortable tables, figures that survive odd values, and a real browser's view of a leaderboard."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 import browser
-from swath.core import Result
+from swath.core import Result, UserError
 from swath.report import figures, page
 
 
@@ -32,6 +33,27 @@ def test_figures_take_any_values(values):
         figures.shares({"a": [v for v in values if 0 <= v <= 1]}, "t"),
     ):
         assert svg.startswith("<svg") and "nan" not in svg and "inf" not in svg
+
+
+def test_a_curve_of_one_point_is_seen():
+    axes = figures.Axes("step", "loss")
+    one, two = (figures.curves({"loss": [(i, 0.5) for i in range(n)]}, axes, "t") for n in (1, 2))
+    assert "<circle" in one and "<polyline" not in one
+    assert "<circle" not in two and "<polyline" in two
+
+
+def test_a_page_is_made_of_its_own_record_only(tmp_path):
+    from swath.report import pretrain, tune
+
+    for page_of, kind, other in ((tune, "tune", "pretrain"), (pretrain, "pretrain", "tune")):
+        (tmp_path / "record.json").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=f"no record.json(.|\n)*swath {kind} wrote"):
+            page_of.write(tmp_path)
+        for wrong in ({"kind": other, "schema": 1}, {"kind": kind, "schema": 2}):
+            (tmp_path / "record.json").write_text(json.dumps(wrong))
+            with pytest.raises(UserError, match=f"no record of swath {kind}, schema 1"):
+                page_of.write(tmp_path)
+    assert not (tmp_path / "report.html").exists()
 
 
 def records(n=6, **other):

@@ -197,7 +197,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], axes: Axes, titl
     for i, (name, s) in enumerate(series.items()):
         colour = PALETTE[i % len(PALETTE)]
         places = [at(x, y) for x, y in s if math.isfinite(x) and math.isfinite(y)]
-        if dots:
+        if dots or len(places) == 1:  # a line needs two points
             body += [
                 f'<circle r="4.5" cx="{x:.1f}" cy="{y:.1f}" fill="{colour}"><title>{esc(name)}</title></circle>'
                 for x, y in places

@@ -7,26 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swath.core.errors import UserError
 from swath.report.figures import Axes, curves
-from swath.report.page import Page, code, esc, facts, figure, gallery, image, table, text
-
-
-def read_record(folder: str | Path) -> dict[str, Any]:
-    """The record of a run's folder."""
-    path = Path(folder) / "record.json"
-    if not path.is_file():
-        raise UserError("there is no record.json", where=str(folder), remedy="give the folder swath pretrain wrote")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record.get("kind") != "pretrain" or record.get("schema") != 1:
-        raise UserError("this is no record of a pretraining of schema 1", where=str(path))
-    return record
+from swath.report.page import Page, esc, facts, figure, gallery, image, table, text
+from swath.report.record import again, line, number, read
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write `report.html` beside the record."""
     place = Path(folder)
-    record = read_record(place)
+    record = read(place, "pretrain")
     card, pictures = record["card"], record["pictures"]
     sensors = ", ".join(card["sensors"])
     page = Page(record["name"], f"{card['objective']['kind']} · {card['architecture']['spec']} · {sensors}")
@@ -44,21 +33,17 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
     return page.write(out or place / "report.html")
 
 
-def _number(value: Any, form: str = ".4g", unit: str = "") -> str:
-    return "not known" if value is None else f"{value:{form}}{unit}"
-
-
 def _head(card: Mapping[str, Any]) -> str:
     compute = card["compute"]
     return facts({
-        "last loss": _number(card["loss"]),
+        "last loss": number(card["loss"]),
         "steps": f"{card['steps']:,}",
         "encoder parameters": f"{card['architecture']['parameters']:,}",
-        "tokens a second": _number(compute["tokens_per_s"], ",.0f"),
-        "MFU": _number(compute["mfu"], ".0%"),
-        "waiting for data": _number(compute["data_wait"], ".1%"),
-        "J a sample": _number(card["joules_per_sample"], ".3g"),
-        "energy": _number(1000 * card["energy"]["kwh"], ".3g", " Wh"),
+        "tokens a second": number(compute["tokens_per_s"], ",.0f"),
+        "MFU": number(compute["mfu"], ".0%"),
+        "waiting for data": number(compute["data_wait"], ".1%"),
+        "J a sample": number(card["joules_per_sample"], ".3g"),
+        "energy": number(1000 * card["energy"]["kwh"], ".3g", " Wh"),
         "seconds": f"{card['seconds']:.0f}",
     })  # fmt: skip
 
@@ -85,18 +70,14 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not steps:
         return [text("No step was written down.", "soft")]
     known = ("step", "epoch", "loss", "lr", "grad_norm", "seconds", "samples_per_s", "data_wait", "memory_gb")
-    parts = [figure(curves({"loss": _line(steps, "loss")}, Axes("step", "loss"), "loss"), "Training loss")]
+    parts = [figure(curves({"loss": line(steps, "loss")}, Axes("step", "loss"), "loss"), "Training loss")]
     terms = [k for k in steps[-1] if k not in known]
     if terms:
-        series = {k: _line(steps, k) for k in terms}
+        series = {k: line(steps, k) for k in terms}
         parts.append(figure(curves(series, Axes("step", "term"), "terms"), "Terms of the loss"))
-    series = {"gradient norm": _line(steps, "grad_norm")}
+    series = {"gradient norm": line(steps, "grad_norm")}
     parts.append(figure(curves(series, Axes("step", "norm"), "gradient norm"), "Gradient norm, before clipping"))
     return parts
-
-
-def _line(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(float(r["step"]), r[key]) for r in rows if r.get(key) is not None]
 
 
 def _file(folder: Path, name: str, words: str) -> list[str]:
@@ -164,11 +145,11 @@ def _data(card: Mapping[str, Any]) -> list[str]:
 def _compute(card: Mapping[str, Any]) -> list[str]:
     c = card["compute"]
     rows = {
-        "FLOPs of the run": _number(c["flops"], ".3e"),
-        "measured peak of a matrix product": _number(c["peak_flops_per_s"] / 1e9, ",.0f", " GFLOP/s"),
+        "FLOPs of the run": number(c["flops"], ".3e"),
+        "measured peak of a matrix product": number(c["peak_flops_per_s"] / 1e9, ",.0f", " GFLOP/s"),
         "device": f"{c['device']}, {c['threads']} threads, {c['ranks']} ranks",
-        "seconds in steps": _number(c["step_seconds"], ".1f"),
-        "CO2e": _number(1000 * card["energy"]["kgco2e"], ".3g", " g"),
+        "seconds in steps": number(c["step_seconds"], ".1f"),
+        "CO2e": number(1000 * card["energy"]["kgco2e"], ".3g", " g"),
         "energy by": ", ".join(card["energy"]["methods"]),
     }
     shapes = [
@@ -189,7 +170,4 @@ def _provenance(record: Mapping[str, Any]) -> list[str]:
         "weights": card["sha256"], "started from": card["weights_from"], "code": json.dumps(card["code"]),
         "environment": json.dumps(card["environment"]), "skipped steps": card["skipped"],
     }  # fmt: skip
-    again = " ".join(record["command"]) or "swath pretrain run.yaml"
-    whole = code(json.dumps(record["run"], indent=1))
-    parts = [table([{"what": k, "value": str(v)} for k, v in rows.items()]), text("Made by:"), code(again)]
-    return [*parts, f"<details><summary>The resolved run</summary>{whole}</details>"]
+    return [table([{"what": k, "value": str(v)} for k, v in rows.items()]), *again(record, "swath pretrain run.yaml")]

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from swath.core.errors import UserError
 from swath.report.figures import Axes, Row, curves, heat, intervals
-from swath.report.page import Page, code, esc, facts, figure, gallery, image, table, text
-
-
-def read_record(folder: str | Path) -> dict[str, Any]:
-    """The record of a run's folder."""
-    path = Path(folder) / "record.json"
-    if not path.is_file():
-        raise UserError("there is no record.json", where=str(folder), remedy="give the folder that swath tune wrote")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record.get("kind") != "tune" or record.get("schema") != 1:
-        raise UserError("this is no record of a tuned model of schema 1", where=str(path))
-    return record
+from swath.report.page import Page, esc, facts, figure, gallery, image, table, text
+from swath.report.record import again, line, number, read
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write `report.html` beside the record."""
     place = Path(folder)
-    record = read_record(place)
+    record = read(place, "tune")
     card = record["card"]
     page = Page(
         record["name"],
@@ -52,19 +40,15 @@ def _head(record: Mapping[str, Any]) -> str:
     spans = record["intervals"].get(primary)
     value, base = record["scores"].get(primary), record["baseline"].get(primary)
     shown = {
-        primary: _number(value),
+        primary: number(value),
         **({"95 % interval": f"{spans[0]:.3g} to {spans[1]:.3g}"} if spans else {}),
-        **({"baseline without learning": _number(base)} if base is not None else {}),
+        **({"baseline without learning": number(base)} if base is not None else {}),
         "trainable parameters": f"{card['cost'].get('trainable', 0) + card['cost'].get('head', 0):,.0f}",
         "energy": f"{1000 * record['fit'].get('energy', {}).get('kwh', 0):.3g} Wh",
         "CO2e": f"{1000 * record['fit'].get('energy', {}).get('kgco2e', 0):.3g} g",
         "seconds": f"{record['seconds']:.0f}",
     }
     return facts(shown)
-
-
-def _number(value: Any) -> str:
-    return "not known" if value is None else f"{value:.4g}"
 
 
 def _scores(record: Mapping[str, Any]) -> list[str]:
@@ -118,8 +102,7 @@ def _chips(record: Mapping[str, Any], folder: Path) -> list[str]:
 
 def _curves(record: Mapping[str, Any]) -> list[str]:
     rows, primary = record["curves"], record["primary"]
-    loss = [(r["step"], r["loss"]) for r in rows if r.get("loss") is not None]
-    watched = [(r["step"], r[primary]) for r in rows if r.get(primary) is not None]
+    loss, watched = line(rows, "loss"), line(rows, primary)
     parts: list[str] = []
     if loss:
         parts.append(figure(curves({"training loss": loss}, Axes("step", "loss"), "training loss"), "Training loss"))
@@ -134,15 +117,15 @@ def _trust(record: Mapping[str, Any]) -> list[str]:
     if c["ece"] is None and c["ece_before"] is None and c["conformal"] is None and not record["constraints"]:
         return [text("Nothing is calibrated for this kind of answer: its confidence is the model's own.", "note")]
     rows = {
-        "temperature": _number(c["temperature"]),
-        "ECE before": _number(c["ece_before"]),
-        "ECE after (test)": _number(c["ece"]),
+        "temperature": number(c["temperature"]),
+        "ECE before": number(c["ece_before"]),
+        "ECE after (test)": number(c["ece"]),
     }
     if c["conformal"] is not None:
         promised = f"{1 - c['alpha']:.0%}"
         rows |= {
-            f"coverage reached ({promised} asked)": _number(c["coverage"]),
-            "mean set size or width": _number(c["set_size"]),
+            f"coverage reached ({promised} asked)": number(c["coverage"]),
+            "mean set size or width": number(c["set_size"]),
         }
     parts = [facts(rows)]
     if curve:
@@ -195,7 +178,5 @@ def _provenance(record: Mapping[str, Any]) -> list[str]:
     if proof:
         rows["weights loaded"] = f"{proof['fraction']:.1%}, {proof['matched']} tensors"
     known = [{"what": k, "value": str(v)} for k, v in rows.items() if v not in (None, "")]
-    again = " ".join(record["command"]) or f"swath tune run.yaml  # run digest {card['provenance'].get('run', '')[:12]}"
-    whole = code(json.dumps(record["run"], indent=1))
-    parts = [table(known), text("The command that makes this again:"), code(again)]
-    return [*parts, f"<details><summary>The resolved run</summary>{whole}</details>"]
+    unknown = f"swath tune run.yaml  # run digest {card['provenance'].get('run', '')[:12]}"
+    return [table(known), *again(record, unknown)]
