@@ -1,9 +1,12 @@
-"""Figures as small SVG: intervals, heat maps, lines, strips, rank shares. They take their colours from the page."""
+"""Figures as small SVG: intervals, heat maps, lines, strips, rank shares. They take their colours from the page.
+
+Those whose rows have names come twice, and the page shows one: names beside the rows, or above them for a phone.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from swath.report.page import esc
@@ -22,12 +25,49 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def svg(width: float, height: float, body: str, title: str) -> str:
-    """An SVG that scales with the page and has a title for readers of the screen."""
+def svg(width: float, height: float, body: str, title: str, kind: str = "") -> str:
+    """An SVG that scales with the page and has a title for readers of the screen; `kind` is its class."""
+    kept = f' class="{kind}"' if kind else ""
     return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{esc(title)}">'
+        f'<svg{kept} viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{esc(title)}">'
         f"<title>{esc(title)}</title>{body}</svg>"
     )
+
+
+PHONE = 346.0
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Where named rows lie: beside their names, or on a phone below them."""
+
+    longest: int
+    step: float
+    above: bool
+
+    @classmethod
+    def of(cls, names: Sequence[str], step: float, above: bool) -> _Names:
+        return cls(max(map(len, names)), step + 16 * above, above)
+
+    @property
+    def left(self) -> float:
+        return 6.0 if self.above else 12 + 7.0 * self.longest
+
+    def text(self, name: str, i: int, top: float, inside: float) -> str:
+        """A row's name; `inside` is how far below the row's top it stands where it stands beside it."""
+        if self.above:
+            return f'<text x="{self.left:g}" y="{top + self.step * i + 12:g}">{esc(name)}</text>'
+        y = top + self.step * i + inside
+        return f'<text x="{self.left - 8:g}" y="{y:g}" text-anchor="end">{esc(name)}</text>'
+
+    def row(self, i: int, top: float) -> float:
+        """Where the row itself begins, under its name if that is above it."""
+        return top + self.step * i + 16 * self.above
+
+
+def _both(draw: Callable[[bool], tuple[float, float, str]], title: str) -> str:
+    """A figure beside its names and below them."""
+    return svg(*draw(False), title, "wide") + svg(*draw(True), title, "narrow")
 
 
 @dataclass(frozen=True)
@@ -47,82 +87,96 @@ def intervals(rows: Sequence[Row], title: str, unit: str = "") -> str:
     good = [r for r in rows if math.isfinite(r.point)]
     if not good:
         return svg(400, 30, '<text x="0" y="20" class="soft">nothing complete</text>', title)
-    left, width, step = 12 + 7.0 * max(len(r.name) for r in good), 860.0, 24.0
     low, high = min(r.low for r in good), max(r.high for r in good)
     pad = 0.04 * ((high - low) or 1)
 
-    def x(v: float) -> float:
-        return left + (v - low + pad) / (high - low + 2 * pad) * (width - left - 16)
+    def draw(above: bool) -> tuple[float, float, str]:
+        names, width = _Names.of([r.name for r in good], 24.0, above), PHONE if above else 860.0
 
-    body: list[str] = []
-    bottom = step * len(good) + 6
-    for t in ticks(low, high):
-        body.append(f'<line class="axis" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{bottom:g}"/>')
-        body.append(
-            f'<text class="soft" x="{x(t):.1f}" y="{bottom + 16:g}" text-anchor="middle">{t:g}{esc(unit)}</text>'
-        )
-    for i, r in enumerate(good):
-        y = step * (i + 0.5) + 4
-        fade = "" if r.strong else ' opacity=".45"'
-        body.append(
-            f"<g{fade}><title>{esc(r.hint or f'{r.name}: {r.point:.3g} ({r.low:.3g} to {r.high:.3g})')}</title>"
-            f'<text x="{left - 8:g}" y="{y + 4:g}" text-anchor="end">{esc(r.name)}</text>'
-            f'<line class="stroke" stroke-width="2.5" x1="{x(r.low):.1f}" x2="{x(r.high):.1f}" y1="{y:g}" y2="{y:g}"/>'
-            f'<circle class="mark" r="4.5" cx="{x(r.point):.1f}" cy="{y:g}"/></g>'
-        )
-    return svg(width, bottom + 24, "".join(body), title)
+        def x(v: float) -> float:
+            return names.left + (v - low + pad) / (high - low + 2 * pad) * (width - names.left - 16)
+
+        body: list[str] = []
+        bottom = names.step * len(good) + 6
+        for t in ticks(low, high, 4 if above else 5):
+            body.append(f'<line class="axis" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{bottom:g}"/>')
+            body.append(
+                f'<text class="soft" x="{x(t):.1f}" y="{bottom + 16:g}" text-anchor="middle">{t:g}{esc(unit)}</text>'
+            )
+        for i, r in enumerate(good):
+            y = names.row(i, 4) + 12 - 2 * above
+            fade = "" if r.strong else ' opacity=".45"'
+            body.append(
+                f"<g{fade}><title>{esc(r.hint or f'{r.name}: {r.point:.3g} ({r.low:.3g} to {r.high:.3g})')}</title>"
+                f"{names.text(r.name, i, 4, 16)}"
+                f'<line class="stroke" stroke-width="2.5" x1="{x(r.low):.1f}" x2="{x(r.high):.1f}" '
+                f'y1="{y:g}" y2="{y:g}"/>'
+                f'<circle class="mark" r="4.5" cx="{x(r.point):.1f}" cy="{y:g}"/></g>'
+            )
+        return width, bottom + 24, "".join(body)
+
+    return _both(draw, title)
 
 
 def heat(rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], float], title: str) -> str:
     """A table of coloured cells; a missing value stays empty."""
-    left, top, cell, step = 12 + 7.0 * max(map(len, rows)), 150.0, 62.0, 24.0
     known = [v for v in values.values() if math.isfinite(v)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    body = [
-        f'<text transform="translate({left + cell * (j + 0.55):g},{top - 8:g}) rotate(-38)">{esc(c)}</text>'
-        for j, c in enumerate(columns)
-    ]
-    for i, r in enumerate(rows):
-        y = top + step * i
-        body.append(f'<text x="{left - 8:g}" y="{y + 16:g}" text-anchor="end">{esc(r)}</text>')
-        for j, c in enumerate(columns):
-            v = values.get((r, c), math.nan)
-            if not math.isfinite(v):
-                continue
-            share = (v - low) / ((high - low) or 1)
-            light = 93 - 55 * share
-            ink = "#fff" if light < 62 else "#17202a"
-            body.append(
-                f'<rect x="{left + cell * j:g}" y="{y:g}" width="{cell - 2:g}" height="{step - 2:g}" rx="3" '
-                f'fill="hsl(158 45% {light:.0f}%)"><title>{esc(r)}, {esc(c)}: {v:.4g}</title></rect>'
-                f'<text x="{left + cell * (j + 0.5) - 1:g}" y="{y + 15:g}" text-anchor="middle" '
-                f'style="fill:{ink};font-size:11px">{v:.3g}</text>'
-            )
-    return svg(left + cell * len(columns) + 70, top + step * len(rows) + 6, "".join(body), title)
+
+    def draw(above: bool) -> tuple[float, float, str]:
+        names, top, cell = _Names.of(rows, 24.0, above), 150.0, 62.0
+        body = [
+            f'<text transform="translate({names.left + cell * (j + 0.55):g},{top - 8:g}) rotate(-38)">{esc(c)}</text>'
+            for j, c in enumerate(columns)
+        ]
+        for i, r in enumerate(rows):
+            y = names.row(i, top)
+            body.append(names.text(r, i, top, 16))
+            for j, c in enumerate(columns):
+                v = values.get((r, c), math.nan)
+                if not math.isfinite(v):
+                    continue
+                light = 93 - 55 * (v - low) / ((high - low) or 1)
+                ink = "#fff" if light < 62 else "#17202a"
+                body.append(
+                    f'<rect x="{names.left + cell * j:g}" y="{y:g}" width="{cell - 2:g}" height="22" rx="3" '
+                    f'fill="hsl(158 45% {light:.0f}%)"><title>{esc(r)}, {esc(c)}: {v:.4g}</title></rect>'
+                    f'<text x="{names.left + cell * (j + 0.5) - 1:g}" y="{y + 15:g}" text-anchor="middle" '
+                    f'style="fill:{ink};font-size:11px">{v:.3g}</text>'
+                )
+        return names.left + cell * len(columns) + 70, top + names.step * len(rows) + 6, "".join(body)
+
+    return _both(draw, title)
 
 
 def shares(rows: Mapping[str, Sequence[float]], title: str) -> str:
     """How often each name took each rank: one row a name, one cell a rank, darker is more often."""
     n = max((len(v) for v in rows.values()), default=0)
     values = {(name, str(i + 1)): v for name, row in rows.items() for i, v in enumerate(row)}
-    left, top, cell, step = 12 + 7.0 * max(map(len, rows)), 24.0, min(44.0, 700 / max(n, 1)), 22.0
-    body = [
-        f'<text class="soft" x="{left + cell * (i + 0.5):g}" y="16" text-anchor="middle">{i + 1}</text>'
-        for i in range(n)
-    ]
-    for i, name in enumerate(rows):
-        y = top + step * i
-        body.append(f'<text x="{left - 8:g}" y="{y + 15:g}" text-anchor="end">{esc(name)}</text>')
-        for j in range(n):
-            v = values.get((name, str(j + 1)), 0.0)
-            label = f'<text x="{left + cell * (j + 0.5):g}" y="{y + 14:g}" text-anchor="middle" style="font-size:10px">'
-            body.append(
-                f'<rect class="mark" opacity="{min(1.0, 0.04 + 1.6 * v):.3f}" x="{left + cell * j:g}" y="{y:g}" '
-                f'width="{cell - 2:g}" height="{step - 2:g}" rx="2">'
-                f"<title>{esc(name)}, rank {j + 1}: {v:.1%}</title></rect>"
-                + (f"{label}{100 * v:.0f}</text>" if v >= 0.05 else "")
-            )
-    return svg(left + cell * n + 8, top + step * len(rows) + 4, "".join(body), title)
+
+    def draw(above: bool) -> tuple[float, float, str]:
+        names, top = _Names.of(list(rows), 22.0, above), 24.0
+        cell = max(26.0, (PHONE - 14) / max(n, 1)) if above else min(44.0, 700 / max(n, 1))
+        body = [
+            f'<text class="soft" x="{names.left + cell * (i + 0.5):g}" y="16" text-anchor="middle">{i + 1}</text>'
+            for i in range(n)
+        ]
+        for i, name in enumerate(rows):
+            y = names.row(i, top)
+            body.append(names.text(name, i, top, 15))
+            for j in range(n):
+                v, middle = values.get((name, str(j + 1)), 0.0), names.left + cell * (j + 0.5)
+                ink = "fill:var(--paper);" if v > 0.35 else ""
+                label = f'<text x="{middle:g}" y="{y + 14:g}" text-anchor="middle" style="{ink}font-size:10px">'
+                body.append(
+                    f'<rect class="mark" opacity="{min(1.0, 0.04 + 1.6 * v):.3f}" x="{names.left + cell * j:g}" '
+                    f'y="{y:g}" width="{cell - 2:g}" height="20" rx="2">'
+                    f"<title>{esc(name)}, rank {j + 1}: {v:.1%}</title></rect>"
+                    + (f"{label}{100 * v:.0f}</text>" if v >= 0.05 else "")
+                )
+        return names.left + cell * n + 8, top + names.step * len(rows) + 4, "".join(body)
+
+    return _both(draw, title)
 
 
 def strips(groups: Mapping[str, Sequence[float]], title: str) -> str:
@@ -130,30 +184,34 @@ def strips(groups: Mapping[str, Sequence[float]], title: str) -> str:
     full = [v for row in groups.values() for v in row if math.isfinite(v)]
     if not full:
         return svg(400, 30, '<text x="0" y="20" class="soft">no values</text>', title)
-    left, width, step = 12 + 7.0 * max(map(len, groups)), 700.0, 19.0
     low, high = min(full), max(full)
     span = (high - low) or 1.0
 
-    def x(v: float) -> float:
-        return left + 8 + (v - low) / span * (width - left - 24)
+    def draw(above: bool) -> tuple[float, float, str]:
+        names, width = _Names.of(list(groups), 19.0, above), PHONE if above else 700.0
 
-    bottom = step * len(groups) + 4
-    body = [
-        f'<line class="axis" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{bottom:g}"/>'
-        f'<text class="soft" x="{x(t):.1f}" y="{bottom + 15:g}" text-anchor="middle">{t:g}</text>'
-        for t in ticks(low, high)
-    ]
-    for i, (name, row) in enumerate(groups.items()):
-        y = step * (i + 0.5) + 2
-        good = [v for v in row if math.isfinite(v)]
-        body.append(f'<text x="{left - 8:g}" y="{y + 4:g}" text-anchor="end">{esc(name)}</text>')
-        body += [f'<circle class="mark" opacity=".55" r="3.5" cx="{x(v):.1f}" cy="{y:g}"/>' for v in good]
-        if good:
-            m = x(sum(good) / len(good))
-            body.append(
-                f'<line class="stroke" stroke-width="2" x1="{m:.1f}" x2="{m:.1f}" y1="{y - 7:g}" y2="{y + 7:g}"/>'
-            )
-    return svg(width, bottom + 22, "".join(body), title)
+        def x(v: float) -> float:
+            return names.left + 8 + (v - low) / span * (width - names.left - 24)
+
+        bottom = names.step * len(groups) + 4
+        body = [
+            f'<line class="axis" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{bottom:g}"/>'
+            f'<text class="soft" x="{x(t):.1f}" y="{bottom + 15:g}" text-anchor="middle">{t:g}</text>'
+            for t in ticks(low, high, 4 if above else 5)
+        ]
+        for i, (name, row) in enumerate(groups.items()):
+            y = names.row(i, 2) + 9.5
+            good = [v for v in row if math.isfinite(v)]
+            body.append(names.text(name, i, 2, 13.5))
+            body += [f'<circle class="mark" opacity=".55" r="3.5" cx="{x(v):.1f}" cy="{y:g}"/>' for v in good]
+            if good:
+                m = x(sum(good) / len(good))
+                body.append(
+                    f'<line class="stroke" stroke-width="2" x1="{m:.1f}" x2="{m:.1f}" y1="{y - 7:g}" y2="{y + 7:g}"/>'
+                )
+        return width, bottom + 22, "".join(body)
+
+    return _both(draw, title)
 
 
 @dataclass(frozen=True)
@@ -195,7 +253,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], axes: Axes, titl
         word = f"{10**t:.3g}" if axes.log_x else f"{t:g}"
         body.append(f'<text class="soft" x="{x:.1f}" y="{bottom + 17:g}" text-anchor="middle">{word}</text>')
     for i, (name, s) in enumerate(series.items()):
-        colour = PALETTE[i % len(PALETTE)]
+        colour = PALETTE[i % len(PALETTE)] if len(series) <= 14 else "var(--accent)"  # no legend would tell them
         places = [at(x, y) for x, y in s if math.isfinite(x) and math.isfinite(y)]
         if dots or len(places) == 1:  # a line needs two points
             body += [
