@@ -14,6 +14,7 @@ FLAGS += ["--enable-logging=stderr", "--virtual-time-budget=4000"]
 PROBE = """<script>window.addEventListener('load',()=>{
 const d=document.documentElement,o=document.createElement('pre');
 o.id='probe';o.textContent=JSON.stringify({images:document.images.length,svgs:document.querySelectorAll('svg').length,
+svgs_shown:[...document.querySelectorAll('svg')].filter(s=>s.getClientRects().length).map(s=>s.getAttribute('class')),
 broken:[...document.images].filter(i=>!i.naturalWidth).map(i=>i.alt),overflow:d.scrollWidth-window.innerWidth,
 remote:performance.getEntriesByType('resource').map(r=>r.name).filter(n=>!n.startsWith('data:')&&!n.startsWith('file:')),
 text:document.body.innerText.length});document.body.append(o)})</script></body>"""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -40,6 +41,26 @@ def test_a_curve_of_one_point_is_seen():
     one, two = (figures.curves({"loss": [(i, 0.5) for i in range(n)]}, axes, "t") for n in (1, 2))
     assert "<circle" in one and "<polyline" not in one
     assert "<circle" not in two and "<polyline" in two
+
+
+def test_a_phone_sees_names_above_their_rows_and_nothing_cut(tmp_path):
+    name = "a name as long as encoders have, tuned whole"
+    axes = figures.Axes("step", "loss")
+    made = {
+        "intervals": figures.intervals([figures.Row(name, 0.5, 0.4, 0.6)], "t"),
+        "strips": figures.strips({name: [0.1, 0.2]}, "t"),
+        "curves": figures.curves({name: [(0, 1.0), (9, 0.5)]}, axes, "t"),
+    }
+    for kind, both in made.items():
+        wide, narrow = re.findall(r'<svg class="(?:wide|narrow)".*?</svg>', both, re.S)
+        assert 'class="wide"' in wide and 'class="narrow"' in narrow, kind
+        assert float(re.search(r'width="([\d.]+)"', narrow)[1]) <= 362, "390 less the margins"
+        at = [float(v) for v in re.findall(r'(?:cx|x1|x2|x)="(-?[\d.]+)"', narrow)]
+        assert min(at) >= 0 and max(at) <= 362, kind
+        assert "text-anchor" not in re.search(rf"<text[^>]*>{name}", narrow)[0], kind
+    page.Page("p").add(page.figure("".join(made.values()))).write(tmp_path / "p.html")
+    seen = [browser.look(tmp_path / "p.html", width)["svgs_shown"] for width in (1280, 500)]
+    assert seen == [["wide"] * 3, ["narrow"] * 3]
 
 
 def test_a_page_is_made_of_its_own_record_only(tmp_path):

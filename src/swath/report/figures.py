@@ -1,6 +1,6 @@
 """Figures as small SVG: intervals, heat maps, lines, strips, rank shares. They take their colours from the page.
 
-Those whose rows have names come twice, and the page shows one: names beside the rows, or above them for a phone.
+Each comes twice and the page shows one: names beside the rows, or above them and all of it narrower, for a phone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def svg(width: float, height: float, body: str, title: str, kind: str = "") -> s
 
 
 PHONE = 346.0
+LEGEND = 14
+"""Most series whose colours are told apart in a legend."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class _Names:
 
 
 def _both(draw: Callable[[bool], tuple[float, float, str]], title: str) -> str:
-    """A figure beside its names and below them."""
+    """A figure as `draw(phone)` gives its width, height and body: for a wide page, and for a phone."""
     return svg(*draw(False), title, "wide") + svg(*draw(True), title, "narrow")
 
 
@@ -228,7 +230,6 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], axes: Axes, titl
     points = [(x, y) for s in series.values() for x, y in s if math.isfinite(x) and math.isfinite(y)]
     if not points:
         return svg(400, 30, '<text x="0" y="20" class="soft">no values</text>', title)
-    width, height, left, bottom = 720.0, 320.0, 62.0, 262.0
 
     def scale(v: float) -> float:
         return math.log10(max(v, 1e-12)) if axes.log_x else v
@@ -238,39 +239,48 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], axes: Axes, titl
     pad = 0.05 * ((y1 - y0) or abs(y1) or 1)
     y0, y1 = y0 - pad, y1 + pad
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        return left + (scale(x) - x0) / ((x1 - x0) or 1) * (width - left - 20), bottom - (y - y0) / (y1 - y0) * (
-            bottom - 14
-        )
+    def draw(phone: bool) -> tuple[float, float, str]:
+        width, left, bottom = (PHONE, 46.0, 212.0) if phone else (720.0, 62.0, 262.0)
 
-    body: list[str] = []
-    for t in ticks(y0, y1):
-        y = at(points[0][0], t)[1]
-        body.append(f'<line class="axis" x1="{left:g}" x2="{width - 20:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        body.append(f'<text class="soft" x="{left - 6:g}" y="{y + 4:.1f}" text-anchor="end">{t:g}</text>')
-    for t in ticks(x0, x1):
-        x = left + (t - x0) / ((x1 - x0) or 1) * (width - left - 20)
-        word = f"{10**t:.3g}" if axes.log_x else f"{t:g}"
-        body.append(f'<text class="soft" x="{x:.1f}" y="{bottom + 17:g}" text-anchor="middle">{word}</text>')
-    for i, (name, s) in enumerate(series.items()):
-        colour = PALETTE[i % len(PALETTE)] if len(series) <= 14 else "var(--accent)"  # no legend would tell them
-        places = [at(x, y) for x, y in s if math.isfinite(x) and math.isfinite(y)]
-        if dots or len(places) == 1:  # a line needs two points
-            body += [
-                f'<circle r="4.5" cx="{x:.1f}" cy="{y:.1f}" fill="{colour}"><title>{esc(name)}</title></circle>'
-                for x, y in places
-            ]
-        else:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        if len(series) <= 14:
-            column, line = divmod(i, 7)
+        def across(x: float) -> float:
+            return left + (x - x0) / ((x1 - x0) or 1) * (width - left - 20)
+
+        def down(y: float) -> float:
+            return bottom - (y - y0) / (y1 - y0) * (bottom - 14)
+
+        body = [f'<text class="soft" x="4" y="10">{esc(axes.y)}</text>']
+        for t in ticks(y0, y1):
+            y = down(t)
+            body.append(f'<line class="axis" x1="{left:g}" x2="{width - 20:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            body.append(f'<text class="soft" x="{left - 6:g}" y="{y + 4:.1f}" text-anchor="end">{t:g}</text>')
+        for t in ticks(x0, x1, 4 if phone else 5):
+            word = f"{10**t:.3g}" if axes.log_x else f"{t:g}"
             body.append(
-                f'<rect x="{left + 330 * column:g}" y="{bottom + 44 + 17 * line:g}" width="11" height="11" '
-                f'fill="{colour}"/>'
+                f'<text class="soft" x="{across(t):.1f}" y="{bottom + 17:g}" text-anchor="middle">{word}</text>'
             )
-            body.append(f'<text x="{left + 16 + 330 * column:g}" y="{bottom + 54 + 17 * line:g}">{esc(name)}</text>')
-    body.append(f'<text class="soft" x="{width - 20:g}" y="{bottom + 34:g}" text-anchor="end">{esc(axes.x)}</text>')
-    body.append(f'<text class="soft" x="4" y="10">{esc(axes.y)}</text>')
-    legend = 17 * min(len(series), 7) if len(series) <= 14 else 0
-    return svg(width, height - 10 + legend, "".join(body), title)
+        body.append(f'<text class="soft" x="{width - 20:g}" y="{bottom + 34:g}" text-anchor="end">{esc(axes.x)}</text>')
+        legend = 0 if len(series) > LEGEND else len(series) if phone else min(len(series), LEGEND // 2)
+        for i, (name, s) in enumerate(series.items()):
+            colour = PALETTE[i % len(PALETTE)] if legend else "var(--accent)"
+            places = [(across(scale(x)), down(y)) for x, y in s if math.isfinite(x) and math.isfinite(y)]
+            body.append(_marks(places, colour, name) if dots or len(places) == 1 else _path(places, colour))
+            if legend:
+                column, line = divmod(i, legend)
+                x, y = left + 330 * column, bottom + 44 + 17 * line
+                body.append(f'<rect x="{x:g}" y="{y:g}" width="11" height="11" fill="{colour}"/>')
+                body.append(f'<text x="{x + 16:g}" y="{y + 10:g}">{esc(name)}</text>')
+        return width, bottom + 48 + 17 * legend, "".join(body)
+
+    return _both(draw, title)
+
+
+def _marks(places: Sequence[tuple[float, float]], colour: str, name: str) -> str:
+    return "".join(
+        f'<circle r="4.5" cx="{x:.1f}" cy="{y:.1f}" fill="{colour}"><title>{esc(name)}</title></circle>'
+        for x, y in places
+    )
+
+
+def _path(places: Sequence[tuple[float, float]], colour: str) -> str:
+    told = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    return f'<polyline points="{told}" fill="none" stroke="{colour}" stroke-width="2"/>'

@@ -120,7 +120,9 @@ def _features(told: Mapping[str, Any], folder: Path) -> list[str]:
          "effective rank": told[k]["effective_rank"], "width": told[k]["width"], "cells": told[k]["cells"]}
         for k in ("start", "end")
     ]  # fmt: skip
-    words = "Colours are the first three principal components over all chips together; each row of colours is its own."
+    words = (
+        "Colours are the first three principal components over all chips; the start and the end have each their own."
+    )
     return [gallery(shown, 300), table(rows), text(words, "note")]
 
 
