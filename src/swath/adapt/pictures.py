@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from swath.adapt.fields import CLASSES, Fields, as_mask
@@ -17,31 +16,11 @@ from swath.adapt.heads import Classes, Values
 from swath.adapt.metrics import names_of
 from swath.adapt.objects import Objects
 from swath.adapt.prepare import Prepared
-from swath.core.batch import Batch, Label, Layer
+from swath.core.batch import Batch, Label
 from swath.core.contracts import LabelSpec
+from swath.data.picture import Picture, channels, finest, limits, save, seen, stretch
 
-Picture = NDArray[np.uint8]
-
-
-def view(batch: Batch) -> Picture:
-    """The finest layer's last date that shows anything, in true colour where it has one, stretched 2..98 %."""
-    layer = max(batch.layers.values(), key=lambda v: (v.sensor.kind == "optical", v.shape[3]))
-    shown = layer.valid[0].flatten(1).any(1).nonzero().flatten()
-    t = int(shown[-1]) if len(shown) else 0
-    x = layer.x[0, t][_colour(layer)].numpy()
-    valid = layer.valid[0, t, 0].numpy()
-    out = np.zeros((*x.shape[1:], 3), dtype=np.uint8)
-    for i, plane in enumerate(np.broadcast_to(x, (3, *x.shape[1:]))):
-        low, high = np.percentile(plane[valid], [2, 98]) if valid.any() else (0.0, 1.0)
-        out[..., i] = (np.clip((plane - low) / max(float(high - low), 1e-9), 0, 1) * 255 * valid).astype(np.uint8)
-    return out
-
-
-def _colour(layer: Layer) -> list[int]:
-    names = layer.sensor.names
-    if {"red", "green", "blue"} <= set(names):
-        return [names.index(n) for n in ("red", "green", "blue")]
-    return [0]
+SIDE = 160
 
 
 def palette(label: LabelSpec) -> Picture:
@@ -78,13 +57,9 @@ def objects_picture(picture: Picture, boxes: Tensor, masks: Tensor | None, size:
 
 def image_picture(value: Tensor, like: Tensor, bands: Sequence[str]) -> Picture:
     """An image (C, H, W) in true colour where it has one, stretched as `like` is."""
-    pick = [bands.index(n) for n in ("red", "green", "blue")] if {"red", "green", "blue"} <= set(bands) else [0]
-    out = np.zeros((*value.shape[1:], 3), dtype=np.uint8)
-    for i in range(3):
-        c = pick[i % len(pick)]
-        low, high = np.percentile(like[c].numpy(), [2, 98])
-        out[..., i] = (np.clip((value[c].numpy() - low) / max(float(high - low), 1e-9), 0, 1) * 255).astype(np.uint8)
-    return out
+    chosen = channels(bands, len(value))
+    together = {"red", "green"} <= set(bands)
+    return stretch(value.numpy()[chosen], *limits(like.numpy()[chosen], together))
 
 
 def values_picture(values: Tensor, low: float, high: float) -> Picture:
@@ -92,14 +67,6 @@ def values_picture(values: Tensor, low: float, high: float) -> Picture:
     u = np.clip((values.numpy() - low) / max(high - low, 1e-9), 0, 1)[..., None]
     a, b, c = np.array([30, 15, 70]), np.array([35, 140, 140]), np.array([250, 230, 40])
     return np.where(u < 0.5, a + (b - a) * 2 * u, b + (c - b) * (2 * u - 1)).astype(np.uint8)
-
-
-def save(picture: Picture, path: Path, side: int = 160) -> None:
-    """PNG, enlarged by whole pixels to about `side`."""
-    from PIL import Image
-
-    times = max(1, side // max(picture.shape[:2]))
-    Image.fromarray(picture.repeat(times, 0).repeat(times, 1)).save(path)
 
 
 @torch.no_grad()
@@ -122,39 +89,42 @@ def draw_chips(ready: Prepared, scores: Any, folder: Path, count: int) -> list[d
 
 
 def _draw(ready: Prepared, batch: Batch, folder: Path, i: int) -> dict[str, Any]:
+    told, label = ready.task.predict(batch), batch.labels[ready.label.name]
+    drawn = {"image": seen(finest(batch)), **_answers(ready, batch, told)}
+    files: dict[str, Any] = {role: save(p, folder / f"{i}-{role}.png", SIDE) for role, p in drawn.items()}
+    return files if "told" in files else {**files, "caption": _words(label, told, ready.label)}
+
+
+def _answers(ready: Prepared, batch: Batch, told: Mapping[str, Tensor]) -> dict[str, Picture]:
+    """What is true and what was said, where these are pictures."""
     task, label = ready.task, batch.labels[ready.label.name]
-    told = task.predict(batch)
-    files: dict[str, Any] = {"image": f"{i}-image.png"}
-    save(view(batch), folder / files["image"])
     if isinstance(task, Classes) and task.dense:
-        files |= {"truth": f"{i}-truth.png", "told": f"{i}-told.png"}
-        save(classes_picture(label.value[0], label.valid[0], ready.label), folder / files["truth"])
-        save(classes_picture(told["classes"][0], None, ready.label), folder / files["told"])
-    elif isinstance(task, Values) and task.dense and label.kind == "map":
-        files |= {"truth": f"{i}-truth.png", "told": f"{i}-told.png"}
+        return {
+            "truth": classes_picture(label.value[0], label.valid[0], ready.label),
+            "told": classes_picture(told["classes"][0], None, ready.label),
+        }
+    if isinstance(task, Values) and task.dense and label.kind == "map":
         y = label.value[0, 0]
         low, high = float(y.min()), float(y.max())
-        save(values_picture(y, low, high), folder / files["truth"])
-        save(values_picture(told["values"][0, 0], low, high), folder / files["told"])
-    elif isinstance(task, Fields):
-        files |= {"truth": f"{i}-truth.png", "told": f"{i}-told.png"}
+        return {"truth": values_picture(y, low, high), "told": values_picture(told["values"][0, 0], low, high)}
+    if isinstance(task, Fields):
         three, mask = LabelSpec("", "mask", CLASSES, ("#404040", "#9acd6b", "#ffffff")), as_mask(label, task.border)
-        save(classes_picture(mask.value[0], mask.valid[0], three), folder / files["truth"])
-        save(classes_picture(told["classes"][0], None, three), folder / files["told"])
-    elif isinstance(task, Objects):
-        files |= {"truth": f"{i}-truth.png", "told": f"{i}-told.png"}
-        size, objects = label.value[0].tolist(), label.objects[0]
+        return {
+            "truth": classes_picture(mask.value[0], mask.valid[0], three),
+            "told": classes_picture(told["classes"][0], None, three),
+        }
+    if isinstance(task, Objects):
+        size, objects, view = label.value[0].tolist(), label.objects[0], seen(finest(batch))
         sure = told["scores"][0] >= 0.5
-        save(objects_picture(view(batch), objects.xyxy, objects.masks, size), folder / files["truth"])
         masks = told["masks"][0][sure] if "masks" in told else None
-        save(objects_picture(view(batch), told["boxes"][0][sure], masks, size), folder / files["told"])
-    elif label.kind == "image":
-        files |= {"truth": f"{i}-truth.png", "told": f"{i}-told.png"}
-        for role, value in (("truth", label.value[0]), ("told", told["values"][0])):
-            save(image_picture(value, label.value[0], ready.label.classes), folder / files[role])
-    else:
-        files["caption"] = _words(label, told, ready.label)
-    return files
+        return {
+            "truth": objects_picture(view, objects.xyxy, objects.masks, size),
+            "told": objects_picture(view, told["boxes"][0][sure], masks, size),
+        }
+    if label.kind == "image":
+        like, bands = label.value[0], ready.label.classes
+        return {"truth": image_picture(like, like, bands), "told": image_picture(told["values"][0], like, bands)}
+    return {}
 
 
 def _words(label: Label, told: Mapping[str, Tensor], spec: LabelSpec) -> str:

@@ -13,79 +13,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from swath.core import Batch, Layer, Sensor, generator
+from swath.core import Batch, Sensor, generator
+from swath.data.picture import Picture, blank, channels, coloured, finest, limits, save, seen, stretch
 from swath.objectives._objective import ObjectiveModule
 from swath.objectives.pretraining.probe import dense
 
-Picture = NDArray[np.uint8]
 ROLES = ("input", "masked", "made")
 HIDDEN = 235
-MISSING = (214, 204, 226)
-
-
-def channels(count: int, sensor: Sensor | None) -> list[int]:
-    """The three channels to show: true colour, else infrared in red, else what is there."""
-    names = list(sensor.names) if sensor is not None and len(sensor.names) == count else []
-    for wanted in (("red", "green", "blue"), ("nir", "red", "green"), ("nir08", "red", "green")):
-        if set(wanted) <= set(names):
-            return [names.index(n) for n in wanted]
-    return [0, 1, 2] if count >= 3 else [0, 1, 1] if count == 2 else [0, 0, 0]
-
-
-def stretch(x: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> Picture:
-    """(3, H, W) as bytes (H, W, 3)."""
-    y = (x - low[:, None, None]) / np.maximum(high - low, 1e-6)[:, None, None]
-    return np.rint(np.clip(np.nan_to_num(y), 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-
-
-def limits(x: NDArray[Any], together: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The 2nd and 98th percentile of each of (3, ...) channels, what is NaN left out; `together` for all as one, so
-    that a grey ground stays grey."""
-    flat = x.reshape(1 if together else len(x), -1)
-    if np.isnan(flat).all():
-        return np.zeros(len(x)), np.ones(len(x))
-    low, high = (np.broadcast_to(np.nanpercentile(flat, q, axis=1), len(x)) for q in (2, 98))
-    return low, high
-
-
-def save(picture: Picture, path: Path, side: int = 192) -> str:
-    """PNG, enlarged by whole pixels to about `side`; its name."""
-    from PIL import Image
-
-    times = max(1, side // picture.shape[0])
-    Image.fromarray(picture.repeat(times, 0).repeat(times, 1)).save(path)
-    return path.name
-
-
-def coloured(sensor: Sensor | None) -> bool:
-    """Whether three channels are one picture's colours, and so have one stretch."""
-    return sensor is not None and sensor.kind == "optical"
-
-
-def seen(layer: Layer) -> Picture:
-    """A layer's first date that shows anything (B = 1)."""
-    some = layer.valid[0].flatten(1).any(1).nonzero().flatten()
-    t = int(some[0]) if len(some) else 0
-    x = layer.x[0, t].float().numpy()[channels(layer.shape[2], layer.sensor)]
-    there = layer.valid[0, t, 0].numpy()
-    return blank(stretch(x, *limits(np.where(there, x, np.nan), coloured(layer.sensor))), there)
-
-
-def blank(picture: Picture, there: NDArray[Any]) -> Picture:
-    """Where nothing was measured, a colour that is neither the ground's nor the mask's."""
-    return np.where(there[..., None], picture, np.array(MISSING, np.uint8))
+SIDE = 192
 
 
 def row_of_dates(picture: Tensor, sensor: Sensor | None, valid: Tensor | None = None, most: int = 3) -> list[Picture]:
-    """(3, T, C, H, W) as input, masked and made, dates side by side; what is hidden is pale, what is missing lilac."""
+    """(3, T, C, H, W) as input, masked and made, dates side by side; what is hidden is pale, what is missing lilac.
+
+    What patches add to a grid that they do not divide is cut off: `valid` (T, 1, H, W) is as large as the layer."""
+    if valid is not None:
+        picture = picture[:, : len(valid), :, : valid.shape[2], : valid.shape[3]]
     x = picture[:, :most].float().cpu().numpy()
     hidden = (x[1] != x[0]).any(1)  # (T, H, W)
-    fits = valid is not None and tuple(valid[:most, 0].shape) == hidden.shape
-    there = valid[:most, 0].cpu().numpy() if valid is not None and fits else np.ones_like(hidden)
-    x = x[:, :, channels(x.shape[2], sensor)]
+    there = np.ones_like(hidden) if valid is None else valid[:most, 0].cpu().numpy()
+    x = x[:, :, channels(() if sensor is None else sensor.names, x.shape[2])]
     low, high = limits(np.where(there[:, None], x[0], np.nan).transpose(1, 0, 2, 3), coloured(sensor))
     out: list[Picture] = []
     for i in range(len(ROLES)):
@@ -114,7 +63,7 @@ def reconstructions(objective: ObjectiveModule, chips: Batch, folder: Path) -> l
             told = (None, None) if layer is None else (layer.sensor, layer.valid[i])
             drawn = row_of_dates(picture, *told)
             stem = f"{name.replace('/', '-').replace(', ', '-')}-{i}"
-            files = {r: save(p, folder / f"{stem}-{r}.png") for r, p in zip(ROLES, drawn, strict=True)}
+            files = {r: save(p, folder / f"{stem}-{r}.png", SIDE) for r, p in zip(ROLES, drawn, strict=True)}
             error = (picture[2] - picture[0]).square()[picture[1] != picture[0]]
             mse = float(error.mean()) if error.numel() else None
             rows.append({"sensor": name, "chip": i, "mse": mse, **files})
@@ -144,17 +93,17 @@ def as_colours(maps: Tensor) -> tuple[list[Picture], float]:
 def features(encoder: torch.nn.Module, start: Tensor, chips: Batch, folder: Path) -> dict[str, Any]:
     """Draw chips and their features at the start (maps given) and now."""
     folder.mkdir(parents=True, exist_ok=True)
-    finest = max(chips.layers.values(), key=lambda v: (v.sensor.kind == "optical", v.shape[3]))
+    shown = finest(chips).sensor.id
     maps = {"start": start, "end": dense(encoder, chips)}
-    told: dict[str, Any] = {"sensor": finest.sensor.id, "chips": []}
+    told: dict[str, Any] = {"sensor": shown, "chips": []}
     drawn = {k: as_colours(m) for k, m in maps.items()}
     for key, m in maps.items():
         tokens = m.permute(0, 2, 3, 1).reshape(-1, m.shape[1])
         told[key] = {"explained": drawn[key][1], "effective_rank": effective_rank(tokens)}
         told[key] |= {"width": m.shape[1], "cells": len(tokens)}
     for i in range(len(chips)):
-        files = {"input": save(seen(chips[i].layers[finest.sensor.id]), folder / f"features-{i}-input.png")}
-        files |= {k: save(d[0][i], folder / f"features-{i}-{k}.png") for k, d in drawn.items()}
+        drawings = {"input": seen(chips[i].layers[shown]), **{k: d[0][i] for k, d in drawn.items()}}
+        files = {k: save(p, folder / f"features-{i}-{k}.png", SIDE) for k, p in drawings.items()}
         told["chips"].append(files)
     return told
 
