@@ -1,6 +1,8 @@
 """Errors, randomness, records, units, and the door of the package."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 import swath.core as core
 from swath.core import SENSORS, Protocol, Result, Sensor, SwathError, UnknownName, UserError
-from swath.core.records import append, read
+from swath.core.records import append, read, write_whole
 from swath.core.rng import generator, numpy_generator, seed_of
 from swath.core.sensor import Band
 from swath.core.units import convert
@@ -95,3 +97,18 @@ def test_a_sensor_refuses_two_bands_of_one_name():
         Sensor("x", "optical", (Band("red", ("B4",)), Band("nir", ("b4",))))
     with pytest.raises(UnknownName, match="did you mean red"):
         SENSORS.get("sentinel2-l2a").band("redd")
+
+
+def test_a_whole_record_is_plain_json(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text("old")
+    write_whole(path, {"a": float("nan"), 2: [1.5, float("-inf"), (True, None)], "at": Path("x")})
+    assert json.loads(path.read_text()) == {"a": None, "2": [1.5, None, [True, None]], "at": "x"}
+    with pytest.raises(TypeError):
+        write_whole(path, {"deep": {(1, 2): object}, "bad": _Unspoken()})
+    assert json.loads(path.read_text())["at"] == "x"
+
+
+class _Unspoken:
+    def __str__(self):
+        raise TypeError("no words")

@@ -11,12 +11,13 @@ from torch import nn
 
 from swath.core import SENSORS, generator
 from swath.core.config import parse
+from swath.data.picture import MISSING
 from swath.models import build_encoder
 from swath.objectives.pretraining import PretrainRun, pretrain
-from swath.objectives.pretraining.pictures import HIDDEN, MISSING, as_colours, effective_rank, row_of_dates
+from swath.objectives.pretraining.pictures import HIDDEN, as_colours, effective_rank, row_of_dates
 from swath.objectives.pretraining.probe import majority
 from swath.report.pretrain import write
-from swath.train import LoopConfig
+from swath.train import LoopConfig, compute
 from swath.train.compute import Compute
 
 RUN = {
@@ -43,6 +44,8 @@ def test_the_record_tells_data_architecture_and_algorithm_apart(done):
     record = json.loads((out / "record.json").read_text())
     card = record["card"]
     assert card == json.loads((out / "card.json").read_text())
+    assert card["data"]["source"] == "world"
+    assert re.fullmatch("[0-9a-f]{64}", card["data"]["fingerprint"])
     assert card["data"]["recipe"]["dates"] == ["04-20", "07-20"]
     assert card["data"]["diversity"]["samples"] == 8
     assert card["data"]["diversity"]["entropy"]["land_cover"] > 0
@@ -118,6 +121,19 @@ def test_flops_are_those_of_a_hand_count():
     assert found["mfu"] == pytest.approx(3 * bucket["flops"] / (1.5 * found["peak_flops_per_s"]))
 
 
+def test_the_peak_is_the_better_library_s(monkeypatch):
+    """By a clock that each product moves: one that the networks do not use must not lower what they are held to."""
+    clock = [0.0]
+    takes = {"mm": 2.0, "linear": 1.0}
+    for place, name in ((torch, "mm"), (compute, "linear")):
+        monkeypatch.setattr(place, name, lambda a, b, name=name: clock.__setitem__(0, clock[0] + takes[name]))
+    monkeypatch.setattr(compute.time, "perf_counter", lambda: clock[0])
+    peak = compute._peak.__wrapped__
+    assert peak(torch.device("cpu"), "fp32", 1) == 2 * 1024**3
+    takes["mm"] = 0.5
+    assert peak(torch.device("cpu"), "fp32", 1) == 4 * 1024**3
+
+
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_reconstruction_objectives_give_pictures(name):
     module, how = make(name)
@@ -182,3 +198,16 @@ def test_what_was_never_measured_is_neither_ground_nor_mask():
     assert (made[2:, :, 0] == made[2:, :, 2]).all()
     assert given[2:].max() > 200
     assert given[2:].min() < 50
+
+
+def test_what_patches_add_to_a_grid_is_no_ground():
+    """Elevation of 11 x 11 cells in patches of 4: the twelfth row and column are nothing's."""
+    sensor = SENSORS.get("copdem")
+    x = torch.zeros(3, 1, 1, 12, 12)
+    x[..., :11, :11] = torch.linspace(500, 600, 121).view(11, 11)
+    x[1, ..., :4, :4] = 0
+    given, masked, _ = row_of_dates(x, sensor, torch.ones(1, 1, 11, 11, dtype=torch.bool))
+    assert given.shape == (11, 11, 3)
+    assert given[0, 0, 0] < 10, "the lowest ground is dark, not half-way up from the padding's zero"
+    assert given[10, 10, 0] > 245
+    assert (masked[:4, :4] == HIDDEN).all()

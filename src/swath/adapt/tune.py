@@ -76,7 +76,7 @@ def tune(run: TuneRun, source: Source | None = None, command: Sequence[str] = ()
     record = _record(run, ready, evidence, bundle, learned)
     record |= {"reliability": reliability, "seconds": time.monotonic() - began, "command": list(command)}
     record["chips"] = draw_chips(ready, evidence.scores, out / "chips", run.trust.chips) if run.trust.chips else []
-    _write(out / "record.json", record)
+    records.write_whole(out / "record.json", record)
     records.append(out / "results.jsonl", _result(run, ready, record))
     return TuneResult(out, folder, packed, scores, record["baseline"], evidence.scores.primary, record)
 
@@ -91,23 +91,6 @@ def _writable(out: Path) -> None:
     except OSError as why:
         raise UserError(f"nothing can be written here: {why.strerror}", where=str(out),
                         remedy="choose another folder with --out")  from why  # fmt: skip
-
-
-def _write(path: Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(_finite(value), indent=1, default=str, allow_nan=False), encoding="utf-8")
-    os.replace(part, path)
-
-
-def _finite(value: Any) -> Any:
-    """Plain data in which a number that is none is null."""
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in cast("Mapping[Any, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in cast("Sequence[Any]", value)]
-    return value
 
 
 # --- learning

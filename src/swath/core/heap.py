@@ -6,7 +6,6 @@ then spends 3 to 8 % of its time in page faults. Other systems are left as they 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
@@ -20,10 +19,8 @@ def keep_freed() -> bool:
     """Ask the C library, for the rest of this process; True when it agreed. What was set in the environment stands."""
     if sys.platform != "linux" or {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
         return False
-    with contextlib.suppress(OSError, AttributeError):  # musl and others have no mallopt
-        mallopt = ctypes.CDLL(None).mallopt
-        return bool(mallopt(_TRIM, -1)) and bool(mallopt(_MMAP, LARGEST))
-    return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl and others have none
+    return mallopt is not None and bool(mallopt(_TRIM, -1)) and bool(mallopt(_MMAP, LARGEST))
 
 
 __all__ = ["keep_freed"]

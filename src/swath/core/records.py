@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from swath.core.config import digest
 from swath.core.errors import UserError
@@ -96,3 +97,20 @@ def read(path: str | Path) -> Iterator[Result]:
         for number, text in enumerate(lines, 1):
             if text.strip():
                 yield Result.from_line(text, where=f"{path}:{number}")
+
+
+def write_whole(path: Path, value: Any) -> None:
+    """Plain data as a JSON file, in one move; a number that is none is null."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(_finite(value), indent=1, default=str, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in cast("Sequence[Any]", value)]
+    return value

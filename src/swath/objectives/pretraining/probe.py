@@ -6,15 +6,14 @@ half, so that it needs no learning rate and no seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swath.core import Batch, Source, UserError, collate
+from swath.core import Batch, Features, Source, UserError, collate
 
 PENALTIES = (1e-4, 1e-2, 1.0, 1e2, 1e4)
 
@@ -31,36 +30,25 @@ class Probe:
     cells: int = 4096
 
 
-@torch.no_grad()
 def pooled(encoder: nn.Module, batch: Batch, size: int = 64) -> Tensor:
     """Pooled vectors (B, D) of a batch, in eval mode, on the encoder's device."""
-    was, run, device = (
-        encoder.training,
-        _call(encoder),
-        next((p.device for p in encoder.parameters()), torch.device("cpu")),
-    )
-    encoder.eval()
-    parts = [run(batch[slice(i, i + size)].to(device)).pooled.float().cpu() for i in range(0, len(batch), size)]
-    encoder.train(was)
-    return torch.cat(parts)
+    return torch.cat([f.pooled.float().cpu() for f in _asked(encoder, batch, size)])
 
 
-@torch.no_grad()
 def dense(encoder: nn.Module, batch: Batch, size: int = 64) -> Tensor:
     """The last level's map (B, D, h, w)."""
-    was, run, device = (
-        encoder.training,
-        _call(encoder),
-        next((p.device for p in encoder.parameters()), torch.device("cpu")),
-    )
+    return torch.cat([f.maps[-1].float().cpu() for f in _asked(encoder, batch, size)])
+
+
+def _asked(encoder: nn.Module, batch: Batch, size: int) -> Iterator[Features]:
+    """An encoder's features of a batch, so many samples at a time, in eval mode and on its device."""
+    was, device = encoder.training, next((p.device for p in encoder.parameters()), torch.device("cpu"))
     encoder.eval()
-    parts = [run(batch[slice(i, i + size)].to(device)).maps[-1].float().cpu() for i in range(0, len(batch), size)]
+    for i in range(0, len(batch), size):
+        with torch.no_grad():
+            found: Features = encoder(batch[slice(i, i + size)].to(device))
+        yield found
     encoder.train(was)
-    return torch.cat(parts)
-
-
-def _call(encoder: nn.Module) -> Any:
-    return encoder
 
 
 def standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

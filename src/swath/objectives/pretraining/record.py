@@ -7,12 +7,10 @@ OUT/record.json   card, curves, probe and pictures of the run: what `report.html
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -45,12 +43,13 @@ def card_of(
         "objective": settings["objective"],
         "weights_from": settings["weights"] or "random",
         "data": {
+            **report.fingerprints["data"],
             "source": source.name,
+            "fingerprint": report.fingerprints["data"]["source"],
             "licence": source.licence,
             "recipe": settings["data"],
             "sampling": {k: loop[k] for k in ("batch_size", "epochs", "steps", "seed")},
             "diversity": varied,
-            **report.fingerprints["data"],
         },
         "sensors": settings["bands"] or {s.id: [b.name for b in s.bands] for s in source.sensors},
         "architecture": {
@@ -86,23 +85,6 @@ def curves(out: Path) -> list[dict[str, Any]]:
     steps = [r for r in rows if "loss" in r]
     every = max(1, len(steps) // DRAWN)
     return [r for r in rows if "loss" not in r] + steps[::every]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """In one move; a number that is none is null."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(_finite(value), indent=1, default=str, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in cast("Mapping[Any, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in cast("Sequence[Any]", value)]
-    return value
 
 
 def lead() -> bool:

@@ -25,6 +25,7 @@ from torch import nn
 from swath.core import Batch, Source, UserError, collate
 from swath.core.config import plain
 from swath.core.contracts import Transform
+from swath.core.records import write_whole
 from swath.data.sources import SOURCES, SourceConfig
 from swath.models import ENCODERS, EncoderConfig, build_encoder
 from swath.models.inputs import Adaptation
@@ -33,7 +34,7 @@ from swath.objectives._objective import ObjectiveModule
 from swath.objectives.pretraining.example import Complete, example_of, having
 from swath.objectives.pretraining.pictures import draw_all
 from swath.objectives.pretraining.probe import Probe, dense, probe_samples, scores
-from swath.objectives.pretraining.record import card_of, curves, diversity, lead, write_json
+from swath.objectives.pretraining.record import card_of, curves, diversity, lead
 from swath.objectives.pretraining.snapshots import HELD, Keeper, Snapshots, held_out
 from swath.train import Feed, FitReport, LoopConfig, Validation, fit
 from swath.train.ranks import whole_state
@@ -144,7 +145,7 @@ def pretrain(
         drawn = draw_all(objective, start["maps"], chips, out / "pictures") if chips is not None else {}
         record = {"kind": "pretrain", "schema": 1, "name": run.name, "card": card, "curves": curves(out)}
         record |= {"probe": settings["probe"], "probe_start": start["probe"], "pictures": drawn}
-        write_json(out / "record.json", record | {"run": settings, "command": list(command)})
+        write_whole(out / "record.json", record | {"run": settings, "command": list(command)})
     return Pretrained(out / "encoder.safetensors", card, objective, report)
 
 
@@ -223,5 +224,5 @@ def save(objective: ObjectiveModule, out: Path, card: dict[str, Any]) -> dict[st
     save_file({k: v.clone() for k, v in state.items()}, part)
     os.replace(part, path)
     card = {**card, "sha256": file_sha256(path)}
-    write_json(out / "card.json", card)
+    write_whole(out / "card.json", card)
     return card
