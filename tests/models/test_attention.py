@@ -73,6 +73,13 @@ def test_it_is_the_fused_kernel_where_that_is_faster(monkeypatch):
     assert len(calls) == 1
 
 
+def test_a_second_derivative_is_refused_not_wrong():
+    y = torch.randn(2, 9, 3, 2, 8).bfloat16().requires_grad_()
+    (first,) = torch.autograd.grad(attend(y).square().sum(), y, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_answers_without_gradients(apart):
     torch.manual_seed(1)

@@ -55,3 +55,19 @@ def make(name, **more):
     config = parse_member({"kind": name, **given, **more}, OBJECTIVES)
     teacher = Tiny(sensors, width=16, seed=9) if name in ("distill", "sum") else None
     return config.build(Kit(encoder, make_batch(1, **how), teacher)), how
+
+
+def learn(module, batch, steps, lr):
+    """The losses of a short training on one batch."""
+    import torch
+
+    from swath.core import generator
+
+    optimizer, losses = torch.optim.AdamW(module.parameters(), lr), []
+    for i in range(steps):
+        step = module(batch, generator(i))
+        optimizer.zero_grad()
+        step.loss.backward()
+        optimizer.step()
+        losses.append(float(step.loss.detach()))
+    return losses

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import learn
 from tiny_tokens import S1, S2, Tiny, make_batch
 
 from swath.core import SENSORS, Batch, Layer, UserError, Where, generator
@@ -14,6 +15,7 @@ from swath.objectives.inpaint import Inpaint, without
 from swath.objectives.targets.pixels import standard
 
 
+@torch.no_grad()
 def test_the_loss_by_hand():
     batch = make_batch(3)
     objective = Inpaint(side=4).build(Kit(Tiny((S2, S1)), make_batch(1))).eval()
@@ -63,14 +65,7 @@ def test_encoders_without_tokens_learn(model):
     ramp = torch.linspace(0, 0.4, 64).view(1, 1, 1, 64, 1).expand(4, 1, 4, 64, 64)
     batch = Batch({sensor.id: Layer.of(sensor, ramp * torch.rand(4, 1, 4, 1, 1))}, Where.unknown(4), {})
     objective = Inpaint(side=16).build(Kit(encoder, batch[torch.tensor([0])]))
-    optimiser = torch.optim.AdamW(objective.parameters(), lr=3e-4)
-    losses = []
-    for i in range(12):
-        step = objective(batch, generator(i))
-        optimiser.zero_grad()
-        step.loss.backward()
-        optimiser.step()
-        losses.append(float(step.loss))
+    losses = learn(objective, batch, 12, 3e-4)
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import learn
 from tiny_tokens import S1, S2, Tiny, make_batch
 
 from swath.core import UserError, generator, per_sample
@@ -112,12 +113,5 @@ def test_galileo_s_pair():
 
 def test_it_learns():
     module, batch = build(masks=(Random(0.5),), contrast=0.0), make_batch(8)
-    optimizer = torch.optim.AdamW(module.parameters(), 1e-2)
-    losses = []
-    for i in range(30):
-        step = module(batch, generator(i))
-        optimizer.zero_grad()
-        step.loss.backward()
-        optimizer.step()
-        losses.append(float(step.loss.detach()))
+    losses = learn(module, batch, 30, 1e-2)
     assert sum(losses[-5:]) / 5 < 0.92 * losses[0]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import learn
 from tiny_tokens import DW, S1, S2, Tiny, make_batch
 
 from swath.core import generator, per_sample
@@ -135,19 +136,11 @@ def test_pictures_show_what_was_hidden():
 
 
 def test_it_learns():
-    module, batch = objective(), make_batch(8)
-    optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
-    losses = []
-    for i in range(30):
-        step = module(batch, generator(i))
-        optimizer.zero_grad()
-        step.loss.backward()
-        optimizer.step()
-        losses.append(float(step.loss.detach()))
+    losses = learn(objective(), make_batch(8), 30, 3e-3)
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
 
 
-@pytest.mark.parametrize("style", ["joint", "cross"])
+@pytest.mark.parametrize("style", ["joint", "alibi", "cross"])
 def test_a_decoder_asked_for_some_rows_gives_these_rows(style):
     batch, encoder = make_batch(holes=True), Tiny()
     tokens = encoder.tokenize(batch)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 MOST_KEPT = 2**24
@@ -87,7 +88,10 @@ class _Plain(torch.autograd.Function):
             return out.flatten(2)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor, Tensor | None, None]:
         q, k, v, p = ctx.saved_tensors
         (b, heads, n, d), m = k.shape, q.shape[2]
         out = k.new_empty(b, n, 3 if ctx.alone else 2, heads, d)

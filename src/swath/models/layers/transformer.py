@@ -25,8 +25,11 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim, bias=proj_bias)
 
     def some(self, x: Tensor, rows: Tensor, bias: Tensor | None = None) -> Tensor:
-        """What `forward` gives at the `rows` (B, M) of x, which ask all of x; no bias by row."""
+        """What `forward` gives at the `rows` (B, M) of x, which ask all of x."""
         b, n, d = x.shape
+        if bias is not None and bias.shape[-2] > 1:  # one that differs by row
+            full = bias.expand(b, *bias.shape[1:])
+            bias = full.gather(2, rows[:, None, :, None].expand(-1, full.shape[1], -1, n))
         asks = x.gather(1, rows[..., None].expand(-1, -1, d))
         (wq, wk) = self.qkv.weight.split((d, 2 * d))
         bias_of = cast("Tensor | None", self.qkv.bias)  # there is none with qkv_bias=False

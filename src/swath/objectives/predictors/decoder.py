@@ -82,9 +82,8 @@ Style = Literal["joint", "alibi", "cross"]
 class Decoder(nn.Module):
     """Width `d` for every token from the encoded visible ones.
 
-    `joint`: blocks of self-attention over visible and mask tokens (MAE); `alibi`: these with 2-D ALiBi (CROMA),
-    where all rows are asked for. `cross`: every place asks the visible
-    tokens only (OlmoEarth), so predictions do not see each other.
+    `joint`: blocks of self-attention over visible and mask tokens (MAE); `alibi`: these with 2-D ALiBi (CROMA).
+    `cross`: every place asks the visible tokens only (OlmoEarth), so predictions do not see each other.
     """
 
     def __init__(self, given: int, d: int, depth: int, heads: int, style: Style = "joint") -> None:
