@@ -240,7 +240,8 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], axes: Axes, titl
     y0, y1 = y0 - pad, y1 + pad
 
     def draw(phone: bool) -> tuple[float, float, str]:
-        width, left, bottom = (PHONE, 46.0, 212.0) if phone else (720.0, 62.0, 262.0)
+        width, bottom = (PHONE, 212.0) if phone else (720.0, 262.0)
+        left = max(46.0 if phone else 62.0, 10 + 7.0 * max(len(f"{t:g}") for t in ticks(y0, y1)))
 
         def across(x: float) -> float:
             return left + (x - x0) / ((x1 - x0) or 1) * (width - left - 20)

@@ -140,6 +140,7 @@ def image(data: bytes, alt: str) -> str:
     return f'<img alt="{esc(alt)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
 
-def gallery(figures: Sequence[str], cell: int = 200) -> str:
-    """Figures side by side, as many as fit."""
-    return f'<div class="grid" style="--cell:{cell}px">{"".join(figures)}</div>'
+def gallery(figures: Sequence[str], cell: int = 200, together: int = 0) -> str:
+    """Figures side by side, as many as fit; with `together` so many a row, which belong together, at any width."""
+    rows = f";grid-template-columns:repeat({together},minmax(0,var(--cell)))" if together else ""
+    return f'<div class="grid" style="--cell:{cell}px{rows}">{"".join(figures)}</div>'

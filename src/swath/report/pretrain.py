@@ -128,7 +128,7 @@ def _features(told: Mapping[str, Any], folder: Path) -> list[str]:
 
 def _data(card: Mapping[str, Any]) -> list[str]:
     data = card["data"]
-    rows = [{"what": k, "value": str(data[k])} for k in ("source", "licence", "samples") if k in data]
+    rows = [{"what": k, "value": str(data[k])} for k in ("source", "fingerprint", "licence", "samples") if k in data]
     rows += [{"what": k, "value": str(v)} for k, v in data["sampling"].items() if v is not None]
     bands = [{"sensor": s, "bands": ", ".join(b)} for s, b in card["sensors"].items()]
     parts = [table(rows), table(bands)]

@@ -96,7 +96,8 @@ def _chips(record: Mapping[str, Any], folder: Path) -> list[str]:
                     note += f", {chip['caption']}" if role == "image" and "caption" in chip else ""
                     figures.append(figure(image((folder / chip[role]).read_bytes(), note), note))
         if figures:
-            parts += [f"<h3>{esc(rank.capitalize())}</h3>", gallery(figures, 150)]
+            both = 3 if any("told" in c for c in record["chips"]) else 0
+            parts += [f"<h3>{esc(rank.capitalize())}</h3>", gallery(figures, 220 if both else 150, both)]
     return parts
 
 
