@@ -60,7 +60,8 @@ def run_of(out: Path, weights: Path) -> TuneRun:
         "weights": str(weights),
         "task": {"kind": "segment"},
         "tuning": "full",
-        "loop": loop_of(TRAIN["train"]) | {"epochs": EPOCHS, "layer_decay": 0.8, "progress": False},
+        "loop": loop_of(TRAIN["train"])
+        | {"epochs": EPOCHS, "layer_decay": 0.8, "precision": "bf16", "progress": False},
         "augment": {"flips": True, "turns": True},
         "out": str(out / "tune"),
     }
