@@ -13,9 +13,11 @@ from rasterio.transform import Affine
 from swath.cli.main import main
 from swath.core import Batch, EncoderSpec, Features, Input, SwathError, UserError, Window
 from swath.deploy import search
-from swath.deploy.embed import EmbedPlan, EmbedSettings
+from swath.deploy.embed import EmbedPlan, EmbedSettings, read_chips, weights_digest
 from swath.deploy.embed_files import dequantise, embed_scene, principal, quantise, read_vectors
+from swath.deploy.packed import PackedLinear, supported
 from swath.deploy.search import Index, bits, similar
+from swath.models import build_encoder
 
 
 class Means(torch.nn.Module):
@@ -25,10 +27,11 @@ class Means(torch.nn.Module):
         super().__init__()
         inputs = (Input("sentinel2-l2a", BANDS, "reflectance"),)
         self.spec = EncoderSpec("means", inputs, (8,), (8.0,), 8, patch=8, licence="MIT")
-        self.calls, self.fail_after = 0, fail_after
+        self.fail_after = fail_after
+        self.register_buffer("calls", torch.zeros(()))  # embedding runs a copy that shares its tensors
 
     def forward(self, batch: Batch, levels=None):
-        self.calls += 1
+        self.calls.add_(1)
         if self.calls > self.fail_after:
             raise KeyboardInterrupt
         x = batch.layers["sentinel2-l2a"].x.mean(1)
@@ -60,6 +63,25 @@ def test_chips_of_a_scene(tmp_path):
     facts = json.loads(parquet.read_schema(tmp_path / "embeddings.parquet").metadata[b"swath"])
     assert facts["encoder"] == "means" and facts["licence"] == "MIT" and facts["plan"] == plan.digest
     assert embed(tmp_path, scene)[1]["already"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_vectors_come_from_packed_weights_and_the_encoder_stays(tmp_path, precision):
+    torch.manual_seed(0)
+    encoder = build_encoder("swath-vit/tiny").eval()
+    digest, seen = weights_digest(encoder), []
+    watched = encoder.register_forward_pre_hook(lambda module, _: seen.append([type(m) for m in module.modules()]))
+    scene = NoiseScene(64, 64)
+    plan = EmbedPlan.of(scene, encoder, digest, EmbedSettings(chip=64, precision=precision))
+    embed_scene(plan, scene, encoder, tmp_path)
+    watched.remove()
+    assert weights_digest(encoder) == digest and len(seen) == 1
+    assert (PackedLinear in seen[0]) == supported(precision)
+    (chip,) = read_chips(plan, plan.cells[0], scene)
+    with torch.inference_mode():
+        want = encoder(chip.batch, [-1]).pooled[0].numpy()
+    found = read_vectors(tmp_path / "embeddings.parquet")[0][0]
+    np.testing.assert_allclose(found, want, atol=1e-4 if precision == "fp32" else 0.05 * float(np.abs(want).max()))
 
 
 def test_patches_as_a_cog_and_context_changes_nothing_but_context(tmp_path):
@@ -123,7 +145,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     kept = len(list((tmp_path / "b" / "cells").glob("*/*.cell")))
     again = Means()
     embed(tmp_path / "b", scene, again)
-    assert kept > 0 and again.calls < 12
+    assert kept > 0 and 0 < again.calls < 12
     one, two = (read_vectors(tmp_path / n / "embeddings.parquet") for n in "ab")
     assert (one[0] == two[0]).all() and (one[1]["key"] == two[1]["key"]).all()
     assert not (tmp_path / "b" / "cells").exists()

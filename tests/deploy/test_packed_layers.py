@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from swath.core import UserError
-from swath.deploy.packed import Exact, PackedConv, PackedLinear, PackedMlp, PackedUp, pack, supported
+from swath.deploy.packed import Exact, PackedConv, PackedLinear, PackedMlp, PackedUp, pack, packed, supported
 from swath.models.layers.transformer import Block
 
 pytestmark = pytest.mark.skipif(not supported("fp32"), reason="this build of torch has no oneDNN")
@@ -80,3 +80,16 @@ def test_what_is_watched_or_small_is_left():
     nn.utils.parametrizations.weight_norm(net[1])
     assert pack(net, "fp32")
     assert type(net[0]) is nn.Linear and not isinstance(net[1], PackedLinear) and type(net[2]) is nn.Linear
+
+
+def test_a_copy_made_ready_leaves_the_network_as_it_was():
+    net = nn.Sequential(Block(96, 4), nn.Linear(96, 3)).eval()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    x = torch.randn(2, 17, 96)
+    for precision in ("fp32", "bf16") if supported("bf16") else ("fp32",):
+        ready = packed(net, precision)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            assert torch.allclose(net(x).float(), ready(x).float(), atol=1e-5 if precision == "fp32" else 0.05)
+        assert isinstance(ready[0].attn.qkv, PackedLinear) and type(net[0].attn.qkv) is not PackedLinear
+        assert ready[0].norm1.weight is net[0].norm1.weight
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())

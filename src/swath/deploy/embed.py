@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 
 from swath.core import Batch, Encoder, EncoderSpec, Grid, Scene, SwathError, UserError, Window, collate
 from swath.core.config import digest
+from swath.core.heap import keep_freed
 from swath.deploy.blend import fill
 from swath.deploy.commit import CellStore
 from swath.deploy.compute import cut, place_of, seen_of, unreadable
+from swath.deploy.packed import packed
 from swath.deploy.plan import FORMAT, Cell, Precision, probe
 
 Array = NDArray[Any]
@@ -242,8 +244,13 @@ def over_polygons(plan: EmbedPlan, rows: Mapping[str, Array]) -> dict[str, Array
 
 def run_embed(plan: EmbedPlan, scene: Scene, encoder: Encoder, store: CellStore) -> Iterator[Cell]:
     """Compute and commit what is missing, reading one cell ahead; yields each cell when it is safe."""
-    torch.set_num_threads(plan.settings.threads)
     todo = store.missing(plan.cells)
+    if not todo:
+        return
+    keep_freed()
+    torch.set_num_threads(plan.settings.threads)
+    if plan.settings.device == "cpu" and isinstance(encoder, torch.nn.Module):
+        encoder = cast("Encoder", packed(encoder, plan.settings.precision))
     ahead: dict[int, Future[list[_Chip]]] = {}
     with ThreadPoolExecutor(1) as reader:
         for now, after in zip_longest(todo, todo[1:]):

@@ -9,6 +9,8 @@ alone.
 
 from __future__ import annotations
 
+from copy import deepcopy
+from itertools import chain
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from swath.core import UserError
-from swath.models.layers.products import Linear
+from swath.models.layers.products import Linear, available, laid_out, product
 from swath.models.layers.transformer import Mlp
 
 LINEAR = (nn.Linear, Linear)
@@ -31,8 +33,7 @@ def supported(precision: str) -> bool:
     """Whether this build and processor have the kernels."""
     bf16 = getattr(_ONE, "_is_mkldnn_bf16_supported", None)
     return (
-        torch.backends.mkldnn.is_available()
-        and hasattr(_ONE, "_linear_pointwise")
+        available()
         and hasattr(_ONE, "_convolution_pointwise")
         and (precision == "fp32" or (bf16 is not None and bool(bf16())))
     )
@@ -44,7 +45,7 @@ class PackedLinear(nn.Module):
     def __init__(self, layer: nn.Linear, dtype: torch.dtype, after: str = "none") -> None:
         super().__init__()
         self.dtype, self.after = dtype, after
-        self.packed = _ONE._reorder_linear_weight(layer.weight.detach().to(dtype).contiguous(), ROWS)
+        self.packed = laid_out(layer.weight.detach().to(dtype).contiguous(), ROWS)
         bias = cast("Tensor | None", layer.bias)
         self.bias = None if bias is None else bias.detach().to(dtype)
 
@@ -54,7 +55,7 @@ class PackedLinear(nn.Module):
         return self.packed.to_dense(torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _ONE._linear_pointwise(x.to(self.dtype), self.packed, self.bias, self.after, [], "none")
+        return product(x.to(self.dtype), self.packed, self.bias, self.after)
 
 
 class PackedMlp(nn.Module):
@@ -145,6 +146,15 @@ def pack(module: nn.Module, precision: str, last: nn.Module | None = None) -> bo
     layers = [m for m in (module if last is None else last).modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     _walk(module, dtype, layers[-1] if layers else None)
     return True
+
+
+def packed(module: nn.Module, precision: str) -> nn.Module:
+    """A copy made ready, for a network that others still hold (its digest, its training); a tensor that stays as it is
+    is the module's own."""
+    own = {id(t): t for t in chain(module.parameters(), module.buffers())}
+    ready = deepcopy(module, own)
+    pack(ready, precision, nn.Identity())
+    return ready
 
 
 def _walk(module: nn.Module, dtype: torch.dtype, last: nn.Module | None) -> None:

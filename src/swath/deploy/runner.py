@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from swath.core import Scene, SwathError, UserError
+from swath.core.heap import keep_freed
 from swath.deploy.commit import CellStore, Commit
 from swath.deploy.compute import Ground, Outcome, read_cell, run_cell
 from swath.deploy.plan import Cell, Plan
@@ -46,6 +47,7 @@ def worker(work: Work, scene: Scene | None = None, predictor: Predictor | None =
     """A worker of this process."""
     import torch
 
+    keep_freed()
     torch.set_num_threads(work.plan.settings.threads)
     scene = scene or work.open_scene()
     if scene.fingerprint != work.plan.fingerprint:

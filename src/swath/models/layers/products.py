@@ -30,16 +30,26 @@ def _onednn(x: Tensor, weight: Tensor, types: tuple[torch.dtype, ...]) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.enabled
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and available()
     )
 
 
-def _run(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
-    """(n, in) by (out, in); `then` "gelu" is the exact one."""
-    how = "none" if then == "gelu" else ""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], how)
+def available() -> bool:
+    """Whether this build has oneDNN's linear maps, and they are not switched off."""
+    mkldnn = torch.backends.mkldnn
+    return mkldnn.enabled and mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
+    """oneDNN's linear map (..., in) by (out, in), the weight as it is or laid out by `laid_out`; nothing is checked.
+
+    `then` "gelu" is the exact one, in the same pass."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
+
+
+def laid_out(weight: Tensor, rows: int) -> Tensor:
+    """A weight in the order in which oneDNN reads it for products of about so many rows."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -50,7 +60,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         out = _Linear.apply(rows, weight, bias)
     else:
-        out = _run(rows, weight, bias)
+        out = product(rows, weight, bias)
     return out.view(*x.shape[:-1], weight.shape[0])  # type: ignore[no-any-return]
 
 
@@ -58,7 +68,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """The exact GELU of a linear map; no gradient passes."""
     if not _onednn(x, weight, (torch.float32, torch.bfloat16)):
         return torch.ops.aten.gelu_(functional.linear(x, weight, bias))
-    out = _run(x.reshape(-1, x.shape[-1]).contiguous(), weight, bias, "gelu")
+    out = product(x.reshape(-1, x.shape[-1]).contiguous(), weight, bias, "gelu")
     return out.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -67,7 +77,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.biased = bias is not None
-        return _run(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -77,7 +87,7 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (want_x, want_w, want_b), g = ctx.needs_input_grad, grads[0].contiguous()
         return (
-            _run(g, weight.t(), None) if want_x else None,
+            product(g, weight.t(), None) if want_x else None,
             g.t() @ x if want_w else None,
             g.sum(0) if want_b and ctx.biased else None,
         )
