@@ -1,5 +1,6 @@
 import glob
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -245,6 +246,31 @@ def test_tiles_lie_on_one_lattice_of_patches(tile, multiple, halo):
     step = np.gcd(multiple, plan.settings.overlap)
     assert step >= multiple // 2 and all(p % step == 0 for p in (*plan.rows.places, *plan.cols.places))
     assert tile // 16 <= plan.settings.overlap <= 0.087 * tile
+
+
+@pytest.mark.parametrize("tile,multiple", [(224, 16), (96, 1), (128, 8)])
+def test_an_overlap_that_computes_all_too_often_is_refused_and_the_remedy_works(tile, multiple):
+    from dataclasses import replace
+
+    spec, scene = replace(Conv().spec, tile=tile, multiple=multiple, halo=0), NoiseScene(3000, 2900)
+    with pytest.raises(UserError, match="compute every pixel [0-9,]+ times") as caught:
+        Plan.of(scene, spec, MapSettings(overlap=tile - multiple))
+    most = int(re.search("at most ([0-9]+);", caught.value.remedy)[1])
+    assert 4 < Plan.of(scene, spec, MapSettings(overlap=most)).repeats <= 64
+    assert Plan.of(NoiseScene(tile + 1, tile + 1), spec, MapSettings()).repeats <= 4
+
+
+def test_a_large_overlap_is_told_before_the_first_cell(tmp_path, capsys):
+    told = []
+    small = {"tile": 32, "cell": 128}
+    out = tmp_path / "a.tif"
+    opener = partial(_same, Conv())
+    map_scene(partial(_same, NoiseScene()), opener, out, settings=MapSettings(overlap=24, **small), tell=told.append)
+    assert told[0].done == 0 and told[0].repeats > 9 and "computed" in told[0].words and told[1].done == 1
+    assert "cells" in told[1].words
+    told.clear()
+    map_scene(partial(_same, NoiseScene()), opener, out, settings=MapSettings(overlap=10, **small), tell=told.append)
+    assert told[0].done == 1
 
 
 def test_a_tile_of_one_coarse_pixel_still_fits():

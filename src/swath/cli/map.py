@@ -73,7 +73,7 @@ def command(
     how = replace(how, allow_holes=allow_holes, vectors=vectors, shaping=Shaping(min_area, simplify))
 
     def tell(p: Progress) -> None:
-        note(f"{p.done}/{p.total} cells, {p.km2_per_s:.3g} km2/s, {p.left_s:.0f} s left")
+        note(p.words)
 
     done = map_scene(inputs, model, out, settings=settings, run=how, sources=scene, tell=tell)
     answer(done.facts(), as_json)

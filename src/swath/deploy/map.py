@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ from swath.deploy.assemble import assemble, attribute_table, output_path, quickl
 from swath.deploy.commit import CellStore, Commit, disk_error, publish
 from swath.deploy.inputs import derived_from
 from swath.deploy.item import encode, map_item
-from swath.deploy.plan import Cell, MapSettings, Plan, Shaping, parse_shard
+from swath.deploy.plan import OFTEN, Cell, MapSettings, Plan, Shaping, parse_shard
 from swath.deploy.predictor import OpenPredictor, OpenScene, Predictor, prepared
 from swath.deploy.runner import Work, answer_cell, run_local, worker
 
@@ -42,13 +43,21 @@ class MapRun:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the work stands; handed to `tell` after every cell."""
+    """Where the work stands; handed to `tell` after every cell, and before the first one when tiles overlap much."""
 
     done: int
     total: int
     km2: float
     seconds: float
     left_s: float
+    repeats: float = 1.0
+
+    @property
+    def words(self) -> str:
+        """A line for people; before the first cell (no speed yet) it says what a large overlap costs."""
+        if self.seconds == 0:
+            return f"every pixel is computed {self.repeats:.3g} times; a smaller --overlap is faster"
+        return f"{self.done}/{self.total} cells, {self.km2_per_s:.3g} km2/s, {self.left_s:.0f} s left"
 
     @property
     def km2_per_s(self) -> float:
@@ -124,6 +133,7 @@ def estimate(plan: Plan, scene: Scene, predictor: Predictor, workers: int = 1) -
         "overlap": plan.settings.overlap,
         "cells": len(plan.cells),
         "computed_per_output_pixel": round(plan.computed, 3),
+        "repeats": round(plan.repeats, 3),
         "seconds": round(min(seconds) * tiles / workers, 1),
         "memory_mb": round(plan.memory() * workers / 1e6),
         "disk_mb": round(plan.disk() / 1e6, 1),
@@ -183,6 +193,8 @@ def map_scene(
     todo = store.missing(mine)
     meter = _Meter(plan, len(mine), len(mine) - len(todo), tell)
     work = Work(plan, store.root, open_scene, open_predictor, run.allow_holes)
+    if todo:
+        meter.start()
     if run.engine == "ray":
         from swath.deploy.ray_engine import run_ray
 
@@ -257,6 +269,11 @@ class _Meter:
     km2: float = 0.0
     fresh: int = 0
 
+    def start(self) -> None:
+        """Say what is dear before it is paid for."""
+        if self.tell is not None and self.plan.repeats > OFTEN:
+            self.tell(Progress(self.done, self.total, 0.0, 0.0, math.inf, self.plan.repeats))
+
     def report(self, cell: Cell, record: Commit) -> None:
         self.done += 1
         self.fresh += 1
@@ -264,7 +281,8 @@ class _Meter:
         self.km2 += (r1 - r0) * (c1 - c0) * self._pixel()
         spent = time.monotonic() - self.begin
         if self.tell is not None:
-            self.tell(Progress(self.done, self.total, self.km2, spent, spent / self.fresh * (self.total - self.done)))
+            left = spent / self.fresh * (self.total - self.done)
+            self.tell(Progress(self.done, self.total, self.km2, max(spent, 1e-9), left, self.plan.repeats))
 
     def _pixel(self) -> float:
         if not hasattr(self, "_km2"):

@@ -27,6 +27,10 @@ BATCH, BATCH_CUDA = 4, 32
 """Tiles per forward: on a processor what stays near its caches (twice as many take a third longer each), and enough
 rows for a GPU."""
 
+OFTEN, TOO_OFTEN = 4.0, 64.0
+"""A pixel computed more often than this is worth a word; more often than that, refused (tiles that
+share seven eighths and more)."""
+
 Precision = Literal["fp32", "bf16"]
 
 
@@ -160,7 +164,16 @@ class Plan:
         align, steps, dates = probe(scene, {i.sensor: i.bands for i in usable}, settings.tile)
         phase = math.lcm(align, math.gcd(spec.multiple, settings.overlap or spec.multiple))
         align = phase if phase <= settings.tile - (settings.overlap or 0) else align
-        return cls(scene.grid, spec, settings, scene.fingerprint, align, steps, dates)
+        plan = cls(scene.grid, spec, settings, scene.fingerprint, align, steps, dates)
+        if plan.repeats > TOO_OFTEN:
+            raise UserError(
+                f"tiles of {settings.tile} pixels that share {settings.overlap} compute every pixel "
+                f"{plan.repeats:,.0f} times",
+                where="--overlap",
+                remedy=f"at most {settings.tile - math.ceil(settings.tile / math.sqrt(TOO_OFTEN) / align) * align}; "
+                f"the model's own advice is {advised(settings.tile, spec)}",
+            )
+        return plan
 
     @cached_property
     def rows(self) -> Axis:
@@ -231,6 +244,11 @@ class Plan:
         """Pixels that the model computes per output pixel."""
         tiles = len(self.rows.places) * len(self.cols.places)
         return tiles * self.settings.tile**2 / (self.grid.shape[0] * self.grid.shape[1])
+
+    @property
+    def repeats(self) -> float:
+        """How often a pixel under the tiles is computed: as `computed`, but for what lies outside a small scene."""
+        return math.prod(a.tile * len(a.places) / (a.places[-1] + a.tile) for a in (self.rows, self.cols))
 
     @property
     def layers(self) -> dict[str, tuple[str, int]]:
