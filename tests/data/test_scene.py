@@ -147,3 +147,14 @@ def test_windows_over_scenes_with_vector_labels_and_areas(tmp_path):
     with rasterio.open(tmp_path / "s0.tif") as data:
         raw = data.read(4)[18:50, 32:64]
     np.testing.assert_allclose(source.sample(3).layers["sentinel2-l2a"].x[0, 0, 3], raw * 1e-4 - 0.1, atol=1e-6)
+
+
+def test_a_file_of_nodata_alone_is_named_with_a_remedy_that_helps(tmp_path):
+    write(tmp_path / "a.tif", np.zeros((4, 40, 30), "uint16"))
+    with pytest.raises(UserError, match="no observed pixel") as caught:
+        open_scene(tmp_path / "a.tif", hints=HINTS)
+    assert "card" in caught.value.remedy and "name the sensor" not in caught.value.remedy
+    bands = ", ".join(f'"{b}"' for b in S2)
+    (tmp_path / "card.toml").write_text(f'name = "m"\n[[layer]]\nsensor = "sentinel2-l2a"\nbands = [{bands}]\n')
+    scene = open_scene(tmp_path / "a.tif", str(tmp_path / "card.toml"))
+    assert not scene.read(scene.grid.window).layers["sentinel2-l2a"].valid.any()

@@ -102,12 +102,15 @@ def sentinel(values: NDArray[np.float64]) -> float | None:
     return None
 
 
+UNSEEN = "no observed pixel in the files looked at"
+
+
 def judge(values: NDArray[np.float64], dtype: str, sensor: Sensor) -> Units:
     """The unit of stored values (C, n) of this sensor's bands."""
     if sensor.nodata is not None and values.size:
         values = values[:, (values != sensor.nodata).all(axis=0)]
     if values.size == 0:
-        return Units("", None, None, "no observed pixel in the files looked at", False)
+        return Units("", None, None, UNSEEN, False)
     unit = sensor.bands[0].unit
     low, high = (float(v) for v in np.quantile(values, (0.001, 0.995)))
     span = f"0.1 % of the values are below {low:g} and 99.5 % below {high:g}"

@@ -15,7 +15,7 @@ from swath.data.card import Card, LabelCard, LayerCard
 from swath.data.identify import FOLDERS, folder_word, identify
 from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
 from swath.data.loose import VECTOR_FILES, coco_label, table_label, vector_label
-from swath.data.probe import displayed, judge, probe, sentinel
+from swath.data.probe import UNSEEN, displayed, judge, probe, sentinel
 from swath.data.raster import RASTERS, info
 from swath.data.series import merged, order_of, strip, tail_of
 
@@ -51,6 +51,12 @@ class Proposal:
     @property
     def doubts(self) -> tuple[str, ...]:
         return tuple(n.text for n in self.notes if not n.certain)
+
+    def remedy(self, usual: str) -> str:
+        """What would help: where nothing was observed no hint tells the storage, but a card's word is taken."""
+        if not any(UNSEEN in d for d in self.doubts):
+            return usual
+        return "leave out files that hold nodata alone, or give a card: how values are stored is then taken from it"
 
 
 @dataclass(frozen=True)

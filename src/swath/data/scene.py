@@ -317,7 +317,7 @@ def _propose(root: Path, files: list[str], hints: SceneHints) -> Card:
         raise UserError(
             "the files do not say what they hold: " + "; ".join(found.doubts),
             where=str(root / files[0]),
-            remedy="give a card, or name the sensor and the bands",
+            remedy=found.remedy("give a card, or name the sensor and the bands"),
         )
     if len(folders) == 1 and not hints.pattern:
         return replace(found.card, layers=tuple(replace(x, path="") for x in found.card.layers))

@@ -67,7 +67,7 @@ class RastersConfig:
             raise UserError(
                 "the files do not say what they hold: " + "; ".join(found.doubts),
                 where=self.path,
-                remedy="give a card, or name the sensor and the bands",
+                remedy=found.remedy("give a card, or name the sensor and the bands"),
             )
         return found.card
 
