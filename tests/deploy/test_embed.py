@@ -278,3 +278,34 @@ def test_a_real_encoder_through_the_command(tmp_path, capsys):
     assert done.value.code == 0
     out = json.loads(capsys.readouterr().out)
     assert out["vectors"] == 6 * 6 and out["files"] == ["embeddings.parquet", "embeddings.png"]
+
+
+@pytest.mark.parametrize("held", [1 << 18, 50])
+@pytest.mark.parametrize("kind", ["spread", "ties", "equal", "few", "repeated"])
+def test_true_neighbours_are_those_of_brute_force(kind, held, monkeypatch):
+    monkeypatch.setattr(search, "MOST_HELD", held)
+    rng = np.random.default_rng(3)
+    vectors = {
+        "spread": lambda: rng.standard_normal((5000, 32)),
+        "ties": lambda: rng.integers(0, 2, (5000, 4)),
+        "equal": lambda: np.ones((40, 8)),
+        "few": lambda: rng.standard_normal((7, 64)),
+        "repeated": lambda: np.repeat(rng.standard_normal((10, 64)), 600, 0),
+    }[kind]().astype(np.float32)
+    mean = search._middle(vectors)
+    trials, sample = search._units(vectors, mean, 32), search._units(vectors, mean, 1 << 10)
+    lengths, found = search._truth(vectors, mean, trials, sample)
+    centred = vectors - mean
+    np.testing.assert_allclose(lengths, np.maximum(np.linalg.norm(centred, axis=1), 1e-12), rtol=1e-5)
+    scores = (trials @ centred.T) / lengths
+    want = -np.sort(-scores, 1)[:, : found.shape[1]]
+    np.testing.assert_allclose(np.take_along_axis(scores, found, 1), want, atol=1e-6)
+    assert all(len(set(rows)) == len(rows) for rows in found)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_refused(bad):
+    vectors = np.random.default_rng(0).standard_normal((3 * search.ROWS, 16)).astype(np.float32)
+    vectors[-1, 3] = bad
+    with pytest.raises(UserError, match="finite"):
+        Index.build(vectors)

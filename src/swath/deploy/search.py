@@ -10,8 +10,9 @@ building, on queries drawn from the rows, so that the true nearest are found wit
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from swath.core import UserError, numpy_generator
+from swath.models.layers.products import linear
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 CHUNK = 1 << 14
+ENOUGH = 1 << 17
+"""Rows whose mean is near enough to that of all."""
 ROWS = 1 << 11
 """Vectors that are worked on at once while building: as many as stay in the caches."""
 MOST_BITS = 512
@@ -34,6 +38,7 @@ FLOORS = (1.0, 1e-2, 1e-3)
 """Principal variances below this share of the largest count as this share when they are brought to one size; 1: none
 is changed."""
 MARGIN = 1.25
+MOST_HELD = 1 << 18
 FAISS_FROM = 50_000
 
 
@@ -46,6 +51,7 @@ class Tuned:
     recall: float
 
 
+@lru_cache(maxsize=4)
 def rotation(dims: int) -> Floats:
     """Random orthonormal directions (D, bits), the same for the same D; 64 to 512 bits, as many as dimensions."""
     bits = min(MOST_BITS, -(-dims // 64) * 64)
@@ -54,14 +60,15 @@ def rotation(dims: int) -> Floats:
     return square[:dims, :bits].astype(np.float32)
 
 
-def directions(sample: Floats, floor: float) -> Floats:
-    """The directions (D, bits) whose signs are the bits, for unit vectors like these."""
+def directions(sample: Floats, floors: Sequence[float]) -> list[Floats]:
+    """For each floor the directions (D, bits) whose signs are the bits, for unit vectors like these."""
     turn = rotation(sample.shape[1])
-    if floor >= 1:
-        return turn
     size, axes = np.linalg.eigh((sample.T @ sample).astype(np.float64) / len(sample))
-    scale = 1 / np.sqrt(np.maximum(size, floor * max(float(size[-1]), 1e-12)))
-    return ((axes * scale) @ turn).astype(np.float32)
+    out: list[Floats] = []
+    for floor in floors:
+        scale = 1 / np.sqrt(np.maximum(size, floor * max(float(size[-1]), 1e-12)))
+        out.append(turn if floor >= 1 else ((axes * scale) @ turn).astype(np.float32))
+    return out
 
 
 def bits(x: Floats, along: Floats) -> NDArray[np.uint64]:
@@ -85,21 +92,14 @@ class Index:
             raise UserError(f"an index needs vectors (N, D), not {vectors.shape}", where="search")
         if not 0 < recall <= 1:
             raise UserError(f"a recall of {recall} cannot be reached", where="search", remedy="choose 0 to 1")
-        n, d = vectors.shape
-        ones = np.ones(CHUNK, dtype=np.float32)
-        total = np.zeros(d)
-        for at in range(0, n, CHUNK):
-            part = vectors[at : at + CHUNK]
-            total += ones[: len(part)] @ part
-        mean = (total / n).astype(np.float32)
-        if not np.isfinite(mean).all():
-            raise UserError("the vectors are not all finite", where="search")
+        mean = _middle(vectors)
         trials, sample = (_units(vectors, mean, count) for count in (TRIALS, SAMPLE))
-        lengths, found = _truth(vectors, mean, trials)
-        near = (vectors[found.ravel()] - mean).reshape(*found.shape, d)
-        floor = min(FLOORS, key=lambda f: _need(sample, trials, near, directions(sample, f), recall))
-        along = directions(sample, floor)
-        index = cls(vectors, mean, lengths, _encode(vectors, mean, along), along=along, tuned=Tuned(floor, n, 1.0))
+        lengths, found = _truth(vectors, mean, trials, sample)
+        near = (vectors[found.ravel()] - mean).reshape(*found.shape, -1)
+        ways = directions(sample, FLOORS)
+        needs = [_need(sample, trials, near, way, recall) for way in ways]
+        floor, along = FLOORS[int(np.argmin(needs))], ways[int(np.argmin(needs))]
+        index = cls(vectors, mean, lengths, _encode(vectors, mean, along), along=along, tuned=Tuned(floor, 0, 1.0))
         index.tuned = index._tune(trials, found, recall)
         return index
 
@@ -216,15 +216,22 @@ def _units(vectors: Floats, mean: Floats, count: int) -> Floats:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12).astype(np.float32)
 
 
-def _keep(best: Floats, found: Rows, scores: Floats, first: int) -> None:
-    """Bring the best scores of each trial, and their rows, up to date with a chunk that starts at row `first`."""
-    k = best.shape[1]
-    better = scores > best.min(1, keepdims=True)
-    for i in np.flatnonzero(better.any(1)):
-        at = np.flatnonzero(better[i])
-        score, row = np.concatenate([best[i], scores[i, at]]), np.concatenate([found[i], first + at])
-        top = np.argpartition(-score, k - 1)[:k]
-        best[i], found[i] = score[top], row[top]
+def _middle(vectors: Floats) -> Floats:
+    """The mean, of rows spread over all where they are very many: a thousandth of a deviation moves no sign."""
+    some = vectors[:: max(1, len(vectors) // ENOUGH)]
+    total = np.zeros(vectors.shape[1])
+    ones = np.ones(CHUNK, dtype=np.float32)
+    for at in range(0, len(some), CHUNK):
+        part = some[at : at + CHUNK]
+        total += ones[: len(part)] @ part
+    return (total / len(some)).astype(np.float32)
+
+
+def _best_of(scores: Floats, rows: Rows, trials: Rows, count: int, k: int) -> Rows:
+    """Places in these lists of each trial's k best, best first (count, k); of equals the first row."""
+    order = np.lexsort((rows, -scores, trials))
+    first = np.searchsorted(trials[order], np.arange(count))
+    return order[first[:, None] + np.arange(k)]
 
 
 def _ranks(distance: NDArray[Any], rows: Rows) -> Rows:
@@ -232,18 +239,39 @@ def _ranks(distance: NDArray[Any], rows: Rows) -> Rows:
     return np.cumsum(np.bincount(distance))[distance[rows]]
 
 
-def _truth(vectors: Floats, mean: Floats, trials: Floats) -> tuple[Floats, Rows]:
-    """Lengths of all rows about the mean, and the trials' true neighbours (trials, k)."""
-    n, k = len(vectors), min(NEIGHBOURS, len(vectors))
-    best, found = np.full((len(trials), k), -np.inf, np.float32), np.zeros((len(trials), k), np.int64)
-    every, centred = np.empty(n, np.float32), np.empty((ROWS, mean.size), np.float32)
-    for at in range(0, n, ROWS):
+def _truth(vectors: Floats, mean: Floats, trials: Floats, sample: Floats) -> tuple[Floats, Rows]:
+    """Lengths of all rows about the mean, and the trials' true neighbours (trials, k); `sample`: some of all rows,
+    whose k-th best bounds what has to be looked at."""
+    n, count, k = len(vectors), len(trials), min(NEIGHBOURS, len(vectors))
+    least = np.partition(sample @ trials.T, len(sample) - k, axis=0)[len(sample) - k] - np.float32(1e-3)
+    every, asked, held = np.empty(n, np.float32), torch.from_numpy(trials), 0
+    some: list[tuple[Floats, Rows, Rows]] = []
+    for at, x in _centred(vectors, mean):
+        lengths = x.norm(dim=1).clamp_min_(1e-12)
+        every[at : at + len(x)] = lengths.numpy()
+        scores = (linear(x, asked) / lengths[:, None]).numpy()
+        hits = np.flatnonzero(scores > least)
+        some.append((scores.ravel()[hits], at + hits // count, hits % count))
+        held += len(hits)
+        if held > MOST_HELD:  # far more than the sample let expect: equal vectors, for one
+            parts = [np.concatenate(p) for p in zip(*some, strict=True)]
+            if (np.bincount(parts[2], minlength=count) >= k).all():
+                best = _best_of(*parts, count, k)
+                some = [(parts[0][best].ravel(), parts[1][best].ravel(), parts[2][best].ravel())]
+                least, held = np.maximum(least, parts[0][best[:, -1]]), best.size
+    if not np.isfinite(every).all():
+        raise UserError("the vectors are not all finite", where="search")
+    scores, rows, who = (np.concatenate(p) for p in zip(*some, strict=True))
+    return every, rows[_best_of(scores, rows, who, count, k)]
+
+
+def _centred(vectors: Floats, mean: Floats) -> Iterator[tuple[int, torch.Tensor]]:
+    """Rows about the mean, as many at once as stay in the caches, each time in the same place."""
+    centre, place = torch.from_numpy(mean), torch.empty(ROWS, mean.size)
+    for at in range(0, len(vectors), ROWS):
         part = vectors[at : at + ROWS]
-        x = np.subtract(part, mean, out=centred[: len(part)])
-        lengths = np.sqrt(np.maximum(np.einsum("nd,nd->n", x, x), 1e-24))
-        every[at : at + ROWS] = lengths
-        _keep(best, found, trials @ x.T / lengths, at)
-    return every, found
+        part = part if part.flags.writeable and part.flags.c_contiguous else np.array(part)  # torch asks for both
+        yield at, torch.sub(torch.from_numpy(part), centre, out=place[: len(part)])
 
 
 def _encode(vectors: Floats, mean: Floats, along: Floats) -> NDArray[np.uint64]:
@@ -252,13 +280,10 @@ def _encode(vectors: Floats, mean: Floats, along: Floats) -> NDArray[np.uint64]:
     codes = np.empty((n, along.shape[1] // 64), dtype=np.uint64)
     fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[attr-defined]
     way = torch.from_numpy(along).bfloat16() if fast else torch.from_numpy(along)
-    centred = np.empty((ROWS, mean.size), dtype=np.float32)
-    for at in range(0, n, ROWS):
-        part = vectors[at : at + ROWS]
-        x = np.subtract(part, mean, out=centred[: len(part)])
-        turned = torch.from_numpy(x).to(way.dtype) @ way
+    for at, x in _centred(vectors, mean):
+        turned = x.to(way.dtype) @ way
         signs = turned.view(torch.int16).numpy() > 0 if fast else turned.numpy() > 0  # the sign is bfloat16's first bit
-        codes[at : at + ROWS] = np.packbits(signs, axis=1).view(np.uint64)
+        codes[at : at + len(x)] = np.packbits(signs, axis=1).view(np.uint64)
     return codes
 
 
