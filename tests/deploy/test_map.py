@@ -253,7 +253,7 @@ def test_an_overlap_that_computes_all_too_often_is_refused_and_the_remedy_works(
     from dataclasses import replace
 
     spec, scene = replace(Conv().spec, tile=tile, multiple=multiple, halo=0), NoiseScene(3000, 2900)
-    with pytest.raises(UserError, match="compute every pixel [0-9,]+ times") as caught:
+    with pytest.raises(UserError, match=r"compute every pixel [0-9,]+ times") as caught:
         Plan.of(scene, spec, MapSettings(overlap=tile - multiple))
     most = int(re.search("at most ([0-9]+);", caught.value.remedy)[1])
     assert 4 < Plan.of(scene, spec, MapSettings(overlap=most)).repeats <= 64
