@@ -1,6 +1,7 @@
 """`swath init`: what is found becomes a card and a run file that the schema of runs accepts."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import torch
 import yaml
 from tests.data.chips import S2, S2_NAMES, folder, write
 
-from swath.core import UserError
+from swath.core import SENSORS, UserError
 from swath.core.config import load
 from swath.data.card import load_card
 from swath.data.open import open_source
@@ -488,3 +489,43 @@ def test_a_source_says_what_did_not_pair(tmp_path):
     (tmp_path / "images" / "k03.tif").unlink()
     words = " ".join(open_source(tmp_path).notes)
     assert "masks/k03.tif" in words and "images/k01.tif" in words and "for example gone" in words
+
+
+def _level1c(root, order):
+    """Chips whose pixels tell cirrus: `order` is the files' own."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        x = rng.integers(900, 3000, (13, 16, 16))
+        x[order.index("cirrus")] = rng.integers(5, 20, (16, 16))
+        write(root / ("wood", "water")[i % 2] / f"{i}.tif", x.astype("uint16"))
+
+
+def test_an_order_of_bands_that_the_pixels_contradict_is_refused(tmp_path):
+    usual = list(SENSORS.get("sentinel2-l1c").names)
+    b8a_last = [b for b in usual if b != "nir08"] + ["nir08"]
+    _level1c(tmp_path / "usual", usual)
+    assert not any("cirrus" in a for a in start(tmp_path / "usual", "classify", Hints("sentinel2-l1c")).assumed)
+    _level1c(tmp_path / "last", b8a_last)
+    with pytest.raises(UserError, match="band 10 is by far the darkest") as caught:
+        start(tmp_path / "last", "classify", Hints("sentinel2-l1c"))
+    assert not list((tmp_path / "last").glob("*.toml"))
+    told = caught.value.remedy.split("--bands ")[1]
+    done = start(tmp_path / "last", "classify", Hints("sentinel2-l1c", tuple(told.split(","))))
+    assert load_card(done.card).layers[0].bands == tuple(b8a_last) and not any("cirrus" in a for a in done.assumed)
+    _level1c(tmp_path / "odd", [*usual[:3], "cirrus", *usual[3:10], *usual[11:]])
+    with pytest.raises(UserError) as caught:
+        start(tmp_path / "odd", "classify", Hints("sentinel2-l1c"))
+    assert "B8A" not in caught.value.remedy
+    done = start(tmp_path / "odd", "classify", Hints("sentinel2-l1c", tuple(usual)))
+    assert any("cirrus would be band 11, but band 4" in a for a in done.assumed)
+
+
+def test_eurosat_by_itself_is_refused_and_with_its_order_is_taken(tmp_path, shared):
+    for file in sorted((shared / "real/eurosat_ms_100/tif").glob("*.tif"))[::5]:
+        (tmp_path / file.name.split("_")[0]).mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / file.name.split("_")[0])
+    with pytest.raises(UserError, match="cirrus") as caught:
+        start(tmp_path, "classify", Hints("sentinel2-l1c"))
+    bands = tuple(caught.value.remedy.split("--bands ")[1].split(","))
+    card = load_card(start(tmp_path, "classify", Hints("sentinel2-l1c", bands)).card)
+    assert dict(zip(card.layers[0].bands, card.statistics["sentinel2-l1c"]["mean"], strict=True))["cirrus"] < 0.003

@@ -85,6 +85,14 @@ def _sample(data: Any) -> Any:
     return np.concatenate(parts, axis=1)
 
 
+def darkest(medians: NDArray[np.float64]) -> int | None:
+    """The channel that is by far the darkest in nearly all of the files (F, C): cirrus, where there is one."""
+    rest = np.sort(np.median(medians, axis=0))
+    place = np.bincount(np.argmin(medians, axis=1), minlength=medians.shape[1])
+    index = int(place.argmax())
+    return index if place[index] >= 0.9 * len(medians) and rest[0] <= 0.25 * rest[1] else None
+
+
 SENTINELS = (-9999.0, -99999.0, -999.0, -32768.0, -32767.0, -99.0, -1.7e308, -3.4e38, 3.4e38, 1e20, 9.96921e36)
 """Numbers that files use for 'nothing here' without saying so."""
 

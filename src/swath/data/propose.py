@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from swath.core.errors import UserError
 from swath.core.sensors import SENSORS
 from swath.data.card import Card, LabelCard, LayerCard
-from swath.data.identify import FOLDERS, folder_word, identify
+from swath.data.identify import FOLDERS, folder_word, identify, named
 from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
 from swath.data.loose import VECTOR_FILES, coco_label, table_label, vector_label
-from swath.data.probe import UNSEEN, displayed, judge, probe, sentinel
+from swath.data.probe import UNSEEN, darkest, displayed, judge, probe, sentinel
 from swath.data.raster import RASTERS, info
 from swath.data.series import merged, order_of, strip, tail_of
 
@@ -325,6 +326,7 @@ def _add_layer(root: Path, card: Card, found: One, hints: Hints, notes: list[Not
     else:
         units = judge(values, seen.dtype, card.sensor(who.sensor).select(who.bands))
     notes.append(Note(f"{who.sensor}: {units.why}", units.certain))
+    _check_cirrus(who.bands, seen.values, (str(root / files[0]), bool(hints.bands or named(head))), notes)
     gsd = _gsd(head)
     nodata = seen.nodata if seen.nodata is not None else empty
     layer = replace(layer, unit=units.unit, scale=units.scale, offset=units.offset, nodata=nodata, gsd=gsd)
@@ -332,6 +334,29 @@ def _add_layer(root: Path, card: Card, found: One, hints: Hints, notes: list[Not
         layer = replace(layer, name=f"{layer.id}-{folder_word(folder) or len(card.layers)}")
         notes.append(Note(f"a second stack of {who.sensor} is called {layer.name}", False))
     return replace(card, layers=(*card.layers, layer))
+
+
+def _check_cirrus(
+    bands: tuple[str, ...], values: NDArray[np.float64], told: tuple[str, bool], notes: list[Note]
+) -> None:
+    """Refuse an order of bands that nobody named and the pixels contradict; doubt one that was named."""
+    if "cirrus" not in bands or len(bands) != len(values) or not values.size:
+        return
+    found, said = darkest(np.median(values, axis=1)[None]), bands.index("cirrus")
+    if found is None or found == said:
+        return
+    words = f"cirrus would be band {said + 1}, but band {found + 1} is by far the darkest"
+    if told[1]:
+        notes.append(Note(f"{words}: is the order of the bands right?", False))
+        return
+    rest = [b for b in bands if b not in ("cirrus", "nir08")]
+    last = ",".join([*rest[:found], "cirrus", *rest[found:], "nir08"])
+    known = found == said - 1 and "nir08" in bands[:said]
+    raise UserError(
+        words,
+        where=told[0],
+        remedy=f"B8A seems to stand last: --bands {last}" if known else "name the bands in their order with --bands",
+    )
 
 
 def _gsd(head: object) -> float | None:

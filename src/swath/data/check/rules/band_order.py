@@ -18,6 +18,7 @@ from swath.data.check.facts import Facts
 from swath.data.check.finding import Finding
 from swath.data.check.layout import Member, majority
 from swath.data.check.survey import Check, Survey
+from swath.data.probe import darkest
 
 Pairs = list[tuple[Member, Facts]]
 
@@ -110,12 +111,11 @@ def _cirrus(group: str, pairs: Pairs, expect: Expect) -> Iterator[Finding]:
     if expect.channels != 13 or expect.look not in ("dn10000", "fraction") or not pairs:
         return
     medians = np.array([f.column("p50") for _, f in pairs], dtype=np.float64)
-    darkest = np.argmin(medians, axis=1)
-    place, n, total = majority(int(i) for i in darkest)
-    index = int(str(place))
-    rest = np.sort(np.median(medians, axis=0))
-    if n < 0.9 * total or rest[0] > 0.25 * rest[1]:
+    index = darkest(medians)
+    if index is None:
         return
+    total = len(medians)
+    n = int((np.argmin(medians, axis=1) == index).sum())
     names = [_canonical(b, expect.sensor or "sentinel2-l1c") for b in expect.bands]
     told = names.index("cirrus") if "cirrus" in names else None
     first = pairs[0][1]
@@ -124,7 +124,7 @@ def _cirrus(group: str, pairs: Pairs, expect: Expect) -> Iterator[Finding]:
             "band-order", "warning", first.file,
             f"band 10 is by far the darkest in {n} of {total} files of {group}/: as cirrus it is number 11 in the usual"
             " order, so these files most likely hold B8A last (B1..B8, B9, B10, B11, B12, B8A)",
-            "band 10", 10, float(rest[0]), "name the bands in a card in their real order",
+            "band 10", 10, float(np.median(medians[:, 9])), "name the bands in a card in their real order",
         )  # fmt: skip
     elif told is not None and told != index:
         yield Finding(
