@@ -41,12 +41,14 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
 
 
 def _words(value: Any) -> str:
-    """A value as people read it: nothing for None, commas between the items of a list or mapping."""
+    """A value as people read it: nothing for None, commas between the items of a list or mapping, six digits."""
     if isinstance(value, list | tuple):
         return ", ".join(_words(v) for v in cast("list[Any]", value))
     if isinstance(value, Mapping):
         items = ((k, _words(v)) for k, v in cast("Mapping[Any, Any]", value).items())
         return "; ".join(f"{k}: {v}" for k, v in items if v)
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.1f}"
     return "" if value is None else str(value)
 
 

@@ -70,7 +70,7 @@ def prepare(batch: Batch, spec: EncoderSpec, adaptation: Adaptation, dtype: torc
             raise UserError(
                 f"{spec.name} needs {want.sensor}; the batch has {', '.join(batch.layers) or 'no layers'}",
                 where=f"encoder {spec.name}",
-                remedy="add that layer, or name a substitute: Adaptation(substitute={...})",
+                remedy=f"add that layer, or {_substitute(want.sensor, batch)}",
             )
     if not views and spec.any_bands:
         views = {k: free_view(v, spec, dtype) for k, v in batch.layers.items() if _usable(v, adaptation)}
@@ -81,9 +81,14 @@ def prepare(batch: Batch, spec: EncoderSpec, adaptation: Adaptation, dtype: torc
         raise UserError(
             f"{spec.name} takes {declared}; the batch has {', '.join(batch.layers) or 'no layers'}",
             where=f"encoder {spec.name}",
-            remedy="choose data of a declared sensor, or name a substitute: Adaptation(substitute={...})",
+            remedy=f"choose data of a declared sensor, set `encoder.sensor` where the encoder has one, or "
+            f"{_substitute(next((i.sensor for i in spec.inputs), 'SENSOR'), batch)}",
         )
     return views
+
+
+def _substitute(sensor: str, batch: Batch) -> str:
+    return f"take another in its place: adaptation.substitute.{sensor}={next(iter(batch.layers), 'SENSOR')}"
 
 
 def _held(layer: Layer, want: Input) -> Input:

@@ -54,10 +54,11 @@ class Progress:
             sys.stderr.write(f"step {step}/{self.total}  {text}  {left:.0f} s left\n")
 
     def note(self, step: int, values: dict[str, Any]) -> None:
-        """Something that is not a step: scores of a validation, a skipped batch."""
+        """Something that is not a step: scores of a validation, a skipped batch. Classes' own scores go to the file."""
         self._write({"step": step, **values})
         if self.config.progress:
-            text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+            shown = {k: v for k, v in values.items() if "/" not in k}  # not those of each class
+            text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
             if self.bar is not None:
                 self.bar.console.print(f"step {step}  {text}")
             else:
