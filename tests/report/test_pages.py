@@ -117,3 +117,13 @@ def test_a_browser_sees_what_is_wrong(tmp_path):
     bad = page.Page("bad").add('<img alt="gone" src="data:image/png;base64,AAAA"><script>console.error("x")</script>')
     report = browser.look(bad.write(tmp_path / "bad.html"))
     assert report["broken"] == ["gone"] and report["console"]
+
+
+@pytest.mark.parametrize(("primary", "told"), [("iou_macro", "iou"), ("accuracy_macro", "recall"), ("kappa", "f1")])
+def test_classes_are_drawn_under_their_own_scores_name(primary, told):
+    from swath.report.tune import _scores
+
+    scores = {"iou/wood": 0.31, "f1/wood": 0.32, "recall/wood": 0.33, primary: 0.5}
+    record = {"scores": scores, "intervals": {k: (v, v) for k, v in scores.items()}, "primary": primary, "baseline": {}}
+    drawn = next(p for p in _scores(record) if "per class" in p)
+    assert f"{told} per class" in drawn and f"{scores[f'{told}/wood']:.3g}" in drawn

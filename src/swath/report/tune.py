@@ -62,7 +62,9 @@ def _scores(record: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
     parts = [table(rows)]
     kind = record["primary"].split("_")[0]
-    shown = [k for k in per_class if k.startswith(f"{kind}/")] or [k for k in per_class if k.startswith("f1/")]
+    kind = {"accuracy": "recall"}.get(kind, kind)  # of one class they are the same
+    kind = kind if any(k.startswith(f"{kind}/") for k in per_class) else "f1"
+    shown = [k for k in per_class if k.startswith(f"{kind}/")]
     lines = [Row(k.partition("/")[2], scores[k], *spans[k]) for k in shown if k in spans and scores[k] is not None]
     if lines:
         parts.append(
