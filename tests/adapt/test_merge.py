@@ -223,6 +223,16 @@ def test_normalised_losses_of_sensors_on_other_scales():
     assert {k: p.step for k, p in found.points.items()} == {"s1": 200, "s2": 200}
 
 
+def test_equal_losses_on_other_scales_are_told_from_equal_training():
+    """Radar's best is what optical bands have at their first step: the bare numbers undo the optical run."""
+    runs = {"s1": curve(1.0, 0.8, 0.7), "s2": curve(0.9, 0.68, 0.4, 0.2)}
+    bare, scaled = equal_loss(runs), equal_loss(runs, normalise=True)
+    assert bare.points["s2"].step == 100 and bare.ways["s2"] == pytest.approx(0.22 / 0.7) and bare.ways["s1"] == 1.0
+    assert bare.apart and not scaled.apart and scaled.ways == {"s1": 1.0, "s2": 1.0}
+    flat = equal_loss({"a": curve(1.0, 1.0), "b": curve(1.0, 1.0)})
+    assert flat.ways == {"a": 1.0, "b": 1.0} and not flat.apart
+
+
 def test_losses_of_other_objectives_are_refused():
     with pytest.raises(UserError, match="'norm_pix' of the objective is False here and True in a"):
         comparable({"a": {"kind": "mae", "norm_pix": True}, "b": {"kind": "mae", "norm_pix": False}})

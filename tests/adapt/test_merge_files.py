@@ -61,7 +61,7 @@ def test_snapshots_tell_the_way_and_change_nothing(runs, tmp_path):
 def test_choose_diagnose_and_merge(runs, tmp_path):
     chosen = json.loads(swath("merge", "choose", runs / "w1", runs / "w2", "--slack", "9", "--json").stdout)
     files, base = [p["file"] for p in chosen["points"]], runs / "w1/snapshots/0.safetensors"
-    assert len(files) == 2 and chosen["spread"] >= 0
+    assert len(files) == 2 and chosen["spread"] >= 0 and all(0 <= p["way"] <= 1 for p in chosen["points"])
     found = json.loads(swath("merge", "diagnose", runs / "w1", runs / "w2", "--base", base, "--json").stdout)
     assert found["cosines"][0][0] == pytest.approx(1) and -1 < found["cosines"][0][1] < 1
     assert "cos" in swath("merge", "diagnose", runs / "w1", runs / "w2", "--base", base).stdout
@@ -74,6 +74,18 @@ def test_choose_diagnose_and_merge(runs, tmp_path):
         {**plain(raw), "weights": str(tmp_path / "both/encoder.safetensors"), "out": str(tmp_path / "on")}, PretrainRun
     )
     assert pretrain(again).card["weights_from"].endswith("both/encoder.safetensors")
+
+
+def test_choose_says_when_equal_losses_are_no_equal_training(tmp_path):
+    for name, losses in (("radar", (1.0, 0.7)), ("optical", (0.9, 0.68, 0.2))):
+        points = [{"step": 10 * i, "loss": v, "file": f"{i}.safetensors"} for i, v in enumerate(losses)]
+        (tmp_path / name / "snapshots").mkdir(parents=True)
+        (tmp_path / name / "snapshots/curve.json").write_text(json.dumps({"objective": {}, "points": points}))
+    told = [
+        swath("merge", "choose", tmp_path / "radar", tmp_path / "optical", *more) for more in ((), ("--normalise",))
+    ]
+    said = ["the training behind them" in t.stdout + t.stderr for t in told]
+    assert said == [True, False] and "31%" in told[0].stdout and "100%" in told[1].stdout
 
 
 def test_a_run_without_snapshots_says_how_to_keep_them(tmp_path):

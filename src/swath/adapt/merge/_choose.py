@@ -31,11 +31,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Choice:
-    """A checkpoint for each run, how far their losses lie apart, and their mean."""
+    """A checkpoint for each run, how far their losses lie apart, and their mean.
+
+    `ways`: how much of the way from its start to its best loss each run has gone."""
 
     points: dict[str, Point]
     spread: float
     mean: float
+    ways: dict[str, float]
+
+    @property
+    def apart(self) -> bool:
+        """Whether equal losses are no equal training: one run has gone half of its way less than another."""
+        return max(self.ways.values()) - min(self.ways.values()) > 0.5
 
 
 def curve_of(folder: str | Path) -> tuple[dict[str, Any], list[Point]]:
@@ -79,10 +87,10 @@ def equal_loss(runs: Mapping[str, Sequence[Point]], *, slack: float = 1.1, norma
     if not runs:
         raise UserError("there is no run to choose from")
     limit = slack * max(best.values()) if max(best.values()) > 0 else max(best.values()) / slack
+    starts = {name: min(run, key=lambda p: p.step).loss for name, run in runs.items()}
     entries: list[tuple[float, str, Point]] = []
     for name, run in runs.items():
-        start = max(run, key=lambda p: -p.step).loss
-        scale = start - best[name]
+        scale = starts[name] - best[name]
         for p in run:
             if math.isfinite(p.loss) and p.loss <= limit:
                 value = ((p.loss - best[name]) / scale if scale > 0 else 0.0) if normalise else p.loss
@@ -106,7 +114,10 @@ def equal_loss(runs: Mapping[str, Sequence[Point]], *, slack: float = 1.1, norma
                 found = spread, mean, {k: picked[k][1] for k in runs}
     assert found is not None  # every run's best lies below the limit
     losses = [p.loss for p in found[2].values()]
-    return Choice(found[2], max(losses) - min(losses), sum(losses) / len(losses))
+    ways = {
+        k: (starts[k] - p.loss) / (starts[k] - best[k]) if starts[k] > best[k] else 1.0 for k, p in found[2].items()
+    }
+    return Choice(found[2], max(losses) - min(losses), sum(losses) / len(losses), ways)
 
 
 __all__ = ["Choice", "Point", "comparable", "curve_of", "equal_loss"]

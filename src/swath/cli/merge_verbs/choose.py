@@ -21,10 +21,14 @@ def command(
     curves = {run: curve_of(run) for run in runs}
     comparable({run: head for run, (head, _) in curves.items()})
     found = equal_loss({run: points for run, (_, points) in curves.items()}, slack=slack, normalise=normalise)
-    rows = [{"run": r, "step": p.step, "loss": p.loss, "file": p.file} for r, p in found.points.items()]
+    rows = [{"run": r, "step": p.step, "loss": p.loss, "way": round(found.ways[r], 4), "file": p.file}
+            for r, p in found.points.items()]  # fmt: skip
     if as_json:
         answer({"points": rows, "spread": found.spread, "mean": found.mean}, True)
         return
-    table([{**row, "loss": f"{row['loss']:.5f}"} for row in rows])
+    table([{**row, "loss": f"{row['loss']:.5f}", "way": f"{row['way']:.0%}"} for row in rows])
+    if found.apart and not normalise:
+        note("note: these losses are equal, the training behind them (`way`: from a run's start to its best) is not; "
+             "where losses lie on other scales, as those of radar and optical bands do, take --normalise")  # fmt: skip
     note(f"spread {found.spread:.5f}, mean {found.mean:.5f}; next: swath merge run "
          + " ".join(p.file for p in found.points.values()) + " --base BASE --out DIR")  # fmt: skip
