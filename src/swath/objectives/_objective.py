@@ -45,7 +45,7 @@ def tokenize(encoder: nn.Module, batch: Batch) -> Tokens:
         raise UserError(
             f"{type(encoder).__name__} has no tokens to hide",
             where="objective",
-            remedy="masked objectives need a transformer; take inpaint, moco, dino, seco, triplet or decur for this encoder",
+            remedy="masked objectives need a transformer; take inpaint, moco, dino, seco, triplet or decur for this",
         )
     return make(batch)
 
