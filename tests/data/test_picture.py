@@ -1,4 +1,4 @@
-"""Pictures for reports: which channels and dates are shown, and what decides a stretch."""
+"""Pictures for reports: which bands and dates are shown, and what decides a stretch."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from swath.core import SENSORS, Batch, Layer, Where
-from swath.data.picture import MISSING, channels, finest, save, seen
+from swath.data.picture import MISSING, finest, save, seen, three
 
 S2 = SENSORS.get("sentinel2-l2a").select(["blue", "green", "red", "nir"])
 
@@ -17,10 +17,10 @@ def layer(dates=3, side=8):
 
 
 def test_three_channels_of_any_layer():
-    assert channels(S2.names, 4) == [2, 1, 0]
-    assert channels(["nir", "red", "green"], 3) == [0, 1, 2]
-    assert channels(["vv", "vh"], 2) == [0, 1, 1]
-    assert channels(S2.names, 1) == channels((), 1) == [0, 0, 0], "a map made of bands is not these bands"
+    assert three(S2.names, 4) == [2, 1, 0]
+    assert three(["nir", "red", "green"], 3) == [0, 1, 2]
+    assert three(["vv", "vh"], 2) == [0, 1, 1]
+    assert three(S2.names, 1) == three((), 1) == [0, 0, 0], "a map made of bands is not these bands"
 
 
 def test_a_grey_ground_is_grey_and_a_hole_decides_nothing():

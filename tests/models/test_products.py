@@ -67,10 +67,15 @@ def test_bfloat16_gelu_is_rounded_once(always):
     assert one <= two
 
 
-def test_the_plain_road_under_autocast_and_export(always):
+def test_the_plain_road_under_autocast_compilation_and_export(always):
     layer = Linear(8, 4)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.randn(2, 8)).dtype == torch.bfloat16
+    graphs = []
+    torch.compile(layer, backend=lambda graph, _: graphs.append(graph.code) or graph.forward)(torch.randn(2, 8))
+    assert len(graphs) == 1
+    assert "linear" in graphs[0]
+    assert "mkldnn" not in graphs[0]
     made = torch.export.export(layer, (torch.randn(2, 8),))
     assert "mkldnn" not in str(made.graph)
 

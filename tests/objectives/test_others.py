@@ -309,6 +309,11 @@ def test_triplet_under_a_sky_of_its_own():
     g = generator(4)
     assert float(under(batch, g).loss) != float(plain(batch, g).loss)
     assert float(under(batch, g).loss) == float(under(batch, generator(4)).loss)
+    whole, seen = Triplet(tile=1.0, sky=Sky(0.2, 0.2)).build(Kit(Tiny((S2,)), batch[torch.tensor([0])])), []
+    whole.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].layers[S2.id].x))
+    whole(batch, g)
+    assert seen[0].shape == seen[1].shape == batch.layers[S2.id].x.shape
+    assert (seen[0] - seen[1]).abs().flatten(1).amax(1).min() > 0.01, "one tile twice, under two skies"
     none = Triplet(sky=Sky(0.0, 0.0)).build(Kit(Tiny((S2,)), batch[torch.tensor([0])]))
     none.load_state_dict(plain.state_dict())
     torch.testing.assert_close(none(batch, g).loss, plain(batch, g).loss)

@@ -18,7 +18,7 @@ from swath.adapt.objects import Objects
 from swath.adapt.prepare import Prepared
 from swath.core.batch import Batch, Label
 from swath.core.contracts import LabelSpec
-from swath.data.picture import Picture, channels, finest, limits, save, seen, stretch
+from swath.data.picture import Picture, finest, limits, save, seen, stretch, three
 
 SIDE = 160
 
@@ -57,7 +57,7 @@ def objects_picture(picture: Picture, boxes: Tensor, masks: Tensor | None, size:
 
 def image_picture(value: Tensor, like: Tensor, bands: Sequence[str]) -> Picture:
     """An image (C, H, W) in true colour where it has one, stretched as `like` is."""
-    chosen = channels(bands, len(value))
+    chosen = three(bands, len(value))
     together = {"red", "green"} <= set(bands)
     return stretch(value.numpy()[chosen], *limits(like.numpy()[chosen], together))
 
@@ -108,10 +108,10 @@ def _answers(ready: Prepared, batch: Batch, told: Mapping[str, Tensor]) -> dict[
         low, high = float(y.min()), float(y.max())
         return {"truth": values_picture(y, low, high), "told": values_picture(told["values"][0, 0], low, high)}
     if isinstance(task, Fields):
-        three, mask = LabelSpec("", "mask", CLASSES, ("#404040", "#9acd6b", "#ffffff")), as_mask(label, task.border)
+        kinds, mask = LabelSpec("", "mask", CLASSES, ("#404040", "#9acd6b", "#ffffff")), as_mask(label, task.border)
         return {
-            "truth": classes_picture(mask.value[0], mask.valid[0], three),
-            "told": classes_picture(told["classes"][0], None, three),
+            "truth": classes_picture(mask.value[0], mask.valid[0], kinds),
+            "told": classes_picture(told["classes"][0], None, kinds),
         }
     if isinstance(task, Objects):
         size, objects, view = label.value[0].tolist(), label.objects[0], seen(finest(batch))

@@ -1,4 +1,4 @@
-"""A layer as a picture for a report: three of its channels, and one stretch for all that are one picture's colours.
+"""A layer as a picture for a report: three of its bands, and one stretch for all that are one picture's colours.
 
 A value that was never measured decides nothing and has a colour of its own, neither the ground's nor a mask's.
 """
@@ -18,8 +18,8 @@ Picture = NDArray[np.uint8]
 MISSING = (214, 204, 226)
 
 
-def channels(names: Sequence[str], count: int) -> list[int]:
-    """The three of `count` channels to show: true colour, else infrared in red, else what is there."""
+def three(names: Sequence[str], count: int) -> list[int]:
+    """Which of `count` bands to show as red, green and blue: these, else infrared in red, else what is there."""
     for wanted in (("red", "green", "blue"), ("nir", "red", "green"), ("nir08", "red", "green")):
         if len(names) == count and set(wanted) <= set(names):
             return [list(names).index(n) for n in wanted]
@@ -27,12 +27,12 @@ def channels(names: Sequence[str], count: int) -> list[int]:
 
 
 def coloured(sensor: Sensor | None) -> bool:
-    """Whether three channels are one picture's colours, and so have one stretch."""
+    """Whether three bands are one picture's colours, and so have one stretch."""
     return sensor is not None and sensor.kind == "optical"
 
 
 def limits(x: NDArray[Any], together: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The 2nd and 98th percentile of each of (3, ...) channels, what is NaN left out; `together` for all as one, so
+    """The 2nd and 98th percentile of each of (3, ...) planes, what is NaN left out; `together` for all as one, so
     that a grey ground stays grey."""
     flat = x.reshape(1 if together else len(x), -1)
     if np.isnan(flat).all():
@@ -61,7 +61,7 @@ def seen(layer: Layer) -> Picture:
     """A layer's last date that shows anything (B = 1)."""
     some = layer.valid[0].flatten(1).any(1).nonzero().flatten()
     t = int(some[-1]) if len(some) else 0
-    x = layer.x[0, t].float().numpy()[channels(layer.sensor.names, layer.shape[2])]
+    x = layer.x[0, t].float().numpy()[three(layer.sensor.names, layer.shape[2])]
     there = layer.valid[0, t, 0].numpy()
     return blank(stretch(x, *limits(np.where(there, x, np.nan), coloured(layer.sensor))), there)
 
@@ -75,4 +75,4 @@ def save(picture: Picture, path: Path, side: int) -> str:
     return path.name
 
 
-__all__ = ["MISSING", "Picture", "blank", "channels", "coloured", "finest", "limits", "save", "seen", "stretch"]
+__all__ = ["MISSING", "Picture", "blank", "coloured", "finest", "limits", "save", "seen", "stretch", "three"]

@@ -339,23 +339,24 @@ class PlainViT(EncoderModule):
         )
 
     def _positions(self, view: View, where: Where) -> Tensor:
-        """(B or 1, h, w, D): half of the width by ground metres, half by index, plus the scale of a patch."""
+        """(B or 1, h, w, D): half of the width by ground metres, half by index, plus the scale of a patch; that alone
+        with `alibi`."""
         p = self.embed.size(view)
         rows, cols = (-(-n // p) for n in view.x.shape[3:])
         side = pixel_metres(view, where) * p
         # an exported graph cannot ask for values: it keeps one table a sample
         same = not torch.compiler.is_exporting() and bool((side == side[0]).all())
         side = side[:1] if same else side
+        scale = self.scale(waves(side.log2(), 16, 50.0).to(self.registers))[:, None, None]
+        if self.config.alibi:
+            return scale
         q = self.width // 4
         parts: list[Tensor] = []
         for unit in (side / _REFERENCE_M, torch.ones(1, dtype=torch.float64)):
             y = waves((torch.arange(rows) + 0.5) * unit[:, None], q).unsqueeze(2)
             x = waves((torch.arange(cols) + 0.5) * unit[:, None], q).unsqueeze(1)
             parts += [y.expand(len(side), -1, cols, -1), x.expand(len(side), rows, -1, -1)]
-        zoom = waves(side.log2(), 16, 50.0).to(self.registers)
-        if self.config.alibi:
-            return self.scale(zoom)[:, None, None]
-        return torch.cat(parts, -1).to(self.registers) + self.scale(zoom)[:, None, None]
+        return torch.cat(parts, -1).to(self.registers) + scale
 
     def views(self, batch: Batch) -> dict[str, View]:
         """Every layer of the batch that the run allows, standardised."""

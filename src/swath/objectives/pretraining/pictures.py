@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from swath.core import Batch, Sensor, generator
-from swath.data.picture import Picture, blank, channels, coloured, finest, limits, save, seen, stretch
+from swath.data.picture import Picture, blank, coloured, finest, limits, save, seen, stretch, three
 from swath.objectives._objective import ObjectiveModule
 from swath.objectives.pretraining.probe import dense
 
@@ -34,7 +34,7 @@ def row_of_dates(picture: Tensor, sensor: Sensor | None, valid: Tensor | None = 
     x = picture[:, :most].float().cpu().numpy()
     hidden = (x[1] != x[0]).any(1)  # (T, H, W)
     there = np.ones_like(hidden) if valid is None else valid[:most, 0].cpu().numpy()
-    x = x[:, :, channels(() if sensor is None else sensor.names, x.shape[2])]
+    x = x[:, :, three(() if sensor is None else sensor.names, x.shape[2])]
     low, high = limits(np.where(there[:, None], x[0], np.nan).transpose(1, 0, 2, 3), coloured(sensor))
     out: list[Picture] = []
     for i in range(len(ROLES)):
