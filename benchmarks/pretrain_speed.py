@@ -20,12 +20,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from swath.core import SENSORS, Batch, Layer, Where, generator
+from swath.core.heap import keep_freed
 from swath.models import build_encoder
 from swath.models.layers import patchify, sincos_2d
 from swath.objectives import Kit
 from swath.objectives.mae import MAE
 from swath.train import LoopConfig
-from swath.train.heap import keep_freed
 from swath.train.optim import build
 
 BANDS = ["blue", "green", "red", "nir08", "swir16", "swir22"]

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from swath.core import Batch, Encoder, EncoderSpec, Grid, Scene, SwathError, UserError, Window, collate
 from swath.core.config import digest
+from swath.core.heap import keep_freed
 from swath.deploy.blend import fill
 from swath.deploy.commit import CellStore
 from swath.deploy.compute import cut, place_of, seen_of, unreadable
 from swath.deploy.packed import packed
 from swath.deploy.plan import FORMAT, Cell, Precision, probe
-from swath.train.heap import keep_freed
 
 Array = NDArray[Any]
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from swath.core import Scene, SwathError, UserError
+from swath.core.heap import keep_freed
 from swath.deploy.commit import CellStore, Commit
 from swath.deploy.compute import Ground, Outcome, read_cell, run_cell
 from swath.deploy.plan import Cell, Plan
 from swath.deploy.predictor import OpenPredictor, OpenScene, Predictor, prepared
-from swath.train.heap import keep_freed
 
 DEATHS = 3
 Report = Callable[[Cell, Commit], None]

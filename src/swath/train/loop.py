@@ -23,6 +23,7 @@ from swath.core.batch import Batch, collate
 from swath.core.config import plain
 from swath.core.contracts import Step
 from swath.core.errors import UserError
+from swath.core.heap import keep_freed
 from swath.core.rng import generator, seed_of
 from swath.train import checkpoint, optim
 from swath.train.cached import batch_statistics, in_parts
@@ -31,7 +32,6 @@ from swath.train.config import LoopConfig, Validation
 from swath.train.energy import Energy, Meter
 from swath.train.feed import Feed
 from swath.train.finite import explain
-from swath.train.heap import keep_freed
 from swath.train.progress import Progress
 from swath.train.ranks import Ranks, grad_norm, hold, join, wrap
 

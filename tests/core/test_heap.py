@@ -7,7 +7,7 @@ import pytest
 
 WORK = """
 import resource, sys
-from swath.train.heap import keep_freed
+from swath.core.heap import keep_freed
 if sys.argv[1] == "keep":
     assert keep_freed()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -31,7 +31,7 @@ def test_pages_are_faulted_in_once():
 
 
 def test_the_environment_stands(monkeypatch):
-    from swath.train.heap import keep_freed
+    from swath.core.heap import keep_freed
 
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     assert keep_freed() is False
