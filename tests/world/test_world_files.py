@@ -10,6 +10,7 @@ import torch
 
 from swath.core import SENSORS, UserError
 from swath.world import Site, World
+from swath.world.card import table_of
 from swath.world.files import Render, days_of, render, stored, write_scene
 from swath.world.labels import LABELS as KNOWN
 
@@ -184,3 +185,13 @@ def test_a_rendered_folder_has_a_card(tmp_path):
                 rows = [sorted(x.labels[name].objects[0].xyxy.round().tolist()) for x in (told, true)]
                 assert rows[0] == rows[1]
         assert told.labels["fields"].objects[0].masks.sum() == true.labels["fields"].objects[0].masks.sum()
+
+
+def test_a_chip_without_a_value_has_an_empty_cell():
+    rows = [
+        ("a", {"value": None, "class": None, "tags": []}),
+        ("b", {"value": 0.0, "class": "city", "tags": ["x", "y"]}),
+    ]
+    for name, told in (("yield", "key,value\na,\nb,0.0\n"), ("scene_class", "key,class\na,\nb,city\n")):
+        assert table_of(KNOWN[name], rows) == told
+    assert table_of(KNOWN["tags"], rows) == "key,tags\na,\nb,x;y\n"
