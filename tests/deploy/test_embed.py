@@ -265,19 +265,49 @@ def test_search_from_a_point_a_key_and_a_polygon(tmp_path, capsys):
     assert len(vectors) == 1024
 
 
-def test_a_real_encoder_through_the_command(tmp_path, capsys):
+@pytest.fixture
+def small_scene(tmp_path):
     rng = np.random.default_rng(0)
     path = tmp_path / "s2.tif"
     place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500000, 0, -10, 5300000)}
     with rasterio.open(path, "w", "GTiff", 100, 90, 4, dtype="uint16", nodata=0, **place) as file:
         file.write(rng.integers(1100, 4000, (4, 90, 100), dtype=np.uint16))
         file.descriptions = ("B02", "B03", "B04", "B08")
-    args = ["embed", "swath-vit/nano", path, "--out", tmp_path / "e", "--sensor", "sentinel2-l2a", "--chip", "32"]
+    return path
+
+
+def embed_it(out, encoder, path, *more):
+    """The exit code."""
     with pytest.raises(SystemExit) as done:
-        main([str(a) for a in [*args, "--per", "patch", "--json"]])
-    assert done.value.code == 0
-    out = json.loads(capsys.readouterr().out)
+        main([str(a) for a in ["embed", encoder, path, "--out", out, *more, "--json"]])
+    return done.value.code
+
+
+def test_a_real_encoder_through_the_command(tmp_path, small_scene, capsys):
+    more = ("--sensor", "sentinel2-l2a", "--chip", "32", "--per", "patch")
+    assert embed_it(tmp_path / "e", "swath-vit/nano", small_scene, *more) == 0
+    told = capsys.readouterr()
+    out = json.loads(told.out)
     assert out["vectors"] == 6 * 6 and out["files"] == ["embeddings.parquet", "embeddings.png"]
+    assert "has random ones" in told.err
+    assert embed_it(tmp_path / "e", "swath-vit/nano", small_scene, *more) == 0
+    assert json.loads(capsys.readouterr().out)["already"], "random weights are the same again"
+
+
+def test_the_encoder_and_its_liberties_are_set_as_in_a_run_file(tmp_path, small_scene, capsys):
+    more = ("--sensor", "hls-s30", "--bands", "blue,green,red,nir08", "--chip", "32")
+    assert embed_it(tmp_path / "a", "mosaiks", small_scene, *more) == 2
+    said = capsys.readouterr().err
+    assert "--set encoder.sensor=hls-s30" in said and "adaptation.substitute.sentinel2-l2a=hls-s30" in said
+    own = ("--set", "encoder.sensor=hls-s30", "--set", "encoder.bands=[blue,green,red,nir08]")
+    assert embed_it(tmp_path / "a", "mosaiks", small_scene, *more, *own) == 0
+    told = capsys.readouterr()
+    assert "random ones" not in told.err, "it learns nothing"
+    first = json.loads(told.out)
+    whole = ("--sensor", "landsat8-sr", "--bands", "blue,green,red,nir08", "--chip", "32")
+    instead = ("--set", "adaptation.substitute.hls-s30=landsat8-sr", "--set", "encoder.sensor=hls-s30")
+    assert embed_it(tmp_path / "b", "mosaiks", small_scene, *whole, *instead, *own[2:]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"] != first["plan"]
 
 
 @pytest.mark.parametrize("held", [1 << 18, 50])

@@ -12,26 +12,36 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from swath.core import Batch, Encoder, EncoderSpec, Grid, Scene, SwathError, UserError, Window, collate
-from swath.core.config import digest
+from swath.core.config import digest, plain
 from swath.core.heap import keep_freed
 from swath.deploy.blend import fill
 from swath.deploy.commit import CellStore
 from swath.deploy.compute import cut, place_of, seen_of, unreadable
 from swath.deploy.packed import packed
 from swath.deploy.plan import FORMAT, Cell, Precision, probe
+from swath.models import ENCODERS, EncoderConfig
+from swath.models.inputs import Adaptation
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What makes vectors of pixels: an encoder, and the liberties that it takes."""
+
+    encoder: Annotated[EncoderConfig, ENCODERS]
+    adaptation: Adaptation = field(default_factory=Adaptation)
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ class EmbedPlan:
     fingerprint: str
     dates: tuple[int, int] | None = None
     polygons: tuple[Any, ...] = ()
+    liberties: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @classmethod
     def of(
@@ -81,16 +92,20 @@ class EmbedPlan:
         settings = settings.resolved(encoder.spec)
         if (settings.per == "polygon") != bool(len(polygons)):
             raise UserError("vectors per polygon need polygons, and only they do", where="--per")
-        have = {s.id for s in scene.sensors}
-        if not encoder.spec.any_bands and not have & {i.sensor for i in encoder.spec.inputs}:
+        have, liberties = {s.id for s in scene.sensors}, plain(getattr(encoder, "adaptation", None)) or {}
+        instead = liberties.get("substitute", {})
+        if not encoder.spec.any_bands and not have & {instead.get(i.sensor, i.sensor) for i in encoder.spec.inputs}:
+            first = encoder.spec.inputs[0].sensor
             raise UserError(
                 f"{encoder.spec.name} takes {', '.join(i.sensor for i in encoder.spec.inputs)}; "
                 f"the scene has {', '.join(sorted(have))}",
                 where="scene",
+                remedy=f"--set encoder.sensor={sorted(have)[0]} where the encoder has a sensor of its own, or let one "
+                f"stand for another: --set adaptation.substitute.{first}={sorted(have)[0]}",
             )
         size = settings.chip + 2 * settings.halo
         _, _, dates = probe(scene, None, size)
-        return cls(scene.grid, encoder.spec, weights, settings, scene.fingerprint, dates, tuple(polygons))
+        return cls(scene.grid, encoder.spec, weights, settings, scene.fingerprint, dates, tuple(polygons), liberties)
 
     @cached_property
     def digest(self) -> str:
@@ -106,6 +121,8 @@ class EmbedPlan:
                 "kind": "embed",
                 "encoder": self.spec.name,
                 "weights": self.weights,
+                "inputs": plain(self.spec.inputs),
+                "adaptation": self.liberties,
                 "settings": asdict(self.settings),
                 "scene": self.fingerprint,
                 "grid": asdict(self.grid),

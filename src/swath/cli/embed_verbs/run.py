@@ -30,22 +30,32 @@ def command(
     collection: Annotated[str, typer.Option(help="Collection of a STAC catalogue.")] = "",
     mask: Annotated[str, typer.Option(help="Hide a STAC item's clouds by scl or fmask.")] = "",
     bands: Annotated[str, typer.Option(help="Their bands in file order, comma-separated.")] = "",
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="A key of encoder or adaptation: encoder.sensor=landsat8-sr.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Embed a scene; after any interruption the same command goes on."""
+    import torch
+
     from swath.cli.output import answer, note
     from swath.core import config
     from swath.data.scene import SceneHints
-    from swath.deploy.embed import EmbedPlan, EmbedSettings, pixels_of, weights_digest
+    from swath.deploy.embed import EmbedPlan, EmbedSettings, Encoding, pixels_of, weights_digest
     from swath.deploy.embed_files import embed_scene
     from swath.deploy.inputs import OpenInputs, Wanted
-    from swath.models import build_encoder
+    from swath.models import build_encoder, encoder_config
 
     values = {"per": per, "chip": chip, "halo": halo, "level": level, "batch": batch, "precision": precision}
     settings = config.parse({**values, "device": device, "int8": int8}, EmbedSettings, where="embed")
     hints = SceneHints(sensor, tuple(b for b in bands.split(",") if b))
     ground = OpenInputs(tuple(scene), hints, wanted=Wanted(aoi, dates, collection, mask=mask))()
-    model = build_encoder(encoder, weights=weights or None).eval().to(device)
+    own = config.override({"encoder": config.plain(encoder_config(encoder))}, sets or [])
+    how = config.parse(own, Encoding, where="--set")
+    torch.manual_seed(0)  # weights that nobody gave are the same again when the command goes on
+    model = build_encoder(how.encoder, weights=weights or None, adaptation=how.adaptation).eval().to(device)
+    if not weights and any(p.requires_grad for p in model.parameters()):
+        note(f"note: no --weights: {model.spec.name} has random ones, so its vectors know little")
     shapes = pixels_of(ground.grid, polygons) if polygons is not None else []
     plan = EmbedPlan.of(ground, model, weights_digest(model), settings, shapes)
     done = embed_scene(
