@@ -529,3 +529,57 @@ def test_eurosat_by_itself_is_refused_and_with_its_order_is_taken(tmp_path, shar
     bands = tuple(caught.value.remedy.split("--bands ")[1].split(","))
     card = load_card(start(tmp_path, "classify", Hints("sentinel2-l1c", bands)).card)
     assert dict(zip(card.layers[0].bands, card.statistics["sentinel2-l1c"]["mean"], strict=True))["cirrus"] < 0.003
+
+
+SENSORS_OF = {"S2L2A": ("sentinel2-l2a", 12), "sentinel1-rtc": ("sentinel1-rtc", 2)}
+
+
+def visits(root, path, sites=12, dates=("20210401", "20210715")):
+    """Two sensors of some sites on two dates each, named by `path`, and a class a site in a table."""
+    rng = np.random.default_rng(0)
+    for i in range(sites):
+        for day in dates:
+            for word, (_, bands) in SENSORS_OF.items():
+                x = rng.integers(0, 3000, (bands, 16, 16)).astype("uint16")
+                x = x if bands > 2 else (x / 3000 - 15).astype("float32")
+                place = (500000 + 10_000 * i, 5000000)
+                write(root / path.format(sensor=word, site=f"farm_{i:02d}", date=day), x, origin=place)
+    rows = [f"farm_{i:02d},{'wheat' if i % 2 else 'maize'}" for i in range(sites)]
+    (root / "labels.csv").write_text("\n".join(["key,label", *rows]))
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("{sensor}/{site}_{date}.tif", "{site}_{date}"),
+        ("{sensor}/{site}_{date}.tif", "{site}_{date}.tif"),
+        ("{sensor}/{site}_{date}.tif", ""),
+        ("data/{sensor}/{site}_{date}.tif", "{site}_{date}"),
+        ("{sensor}/{site}_{date}.tif", "{sensor}/{site}_{date}.tif"),
+        ("images/{site}_{date}_{sensor}.tif", "{site}_{date}_{sensor}.tif"),
+        ("images/{date}_{sensor}_{site}.tif", "images/{date}_{sensor}_{site}"),
+    ],
+)
+def test_a_pattern_names_the_files_of_every_sensor(tmp_path, path, pattern):
+    visits(tmp_path, path)
+    done = start(tmp_path, "series", Hints(pattern=pattern))
+    assert done.found["samples"] == 12 and set(done.found["layers"]) == {s for s, _ in SENSORS_OF.values()}
+    source = open_source(yaml.safe_load(done.run.read_text())["data"])
+    sample = source.sample(3)
+    assert {k: v.shape[1:3] for k, v in sample.layers.items()} == {s: (2, n) for s, n in SENSORS_OF.values()}
+    days = sample.layers["sentinel2-l2a"].times[0]
+    assert int(days[1] - days[0]) == 105, "April the first and July the fifteenth"
+    assert source.labels["label"].classes == ("maize", "wheat")
+
+
+def test_a_pattern_that_fits_nothing_is_said(tmp_path):
+    visits(tmp_path, "S2L2A/{sensor}-{site}-{date}.tif", sites=2)
+    with pytest.raises(UserError, match=r"no image is named like '\{site\}_\{year\}\.tiff'") as told:
+        start(tmp_path, "series", Hints(pattern="{site}_{year}.tiff"))
+    assert "one is S2L2A/" in (told.value.remedy or "")
+
+
+def test_a_pattern_of_one_folder_leaves_the_others(tmp_path):
+    visits(tmp_path, "{sensor}/{site}_{date}.tif")
+    done = start(tmp_path, "series", Hints(pattern="S2L2A/{site}_{date}.tif"))
+    assert done.found["samples"] == 12 and list(done.found["layers"]) == ["sentinel2-l2a"]

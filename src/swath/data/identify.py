@@ -54,6 +54,12 @@ def folder_word(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
+def sensor_of(folder: str) -> str:
+    """The sensor that a folder is called after, by a short word or by its id; empty when by none."""
+    word = folder_word(folder)
+    return FOLDERS.get(word) or next((n for n, _ in SENSORS if folder_word(n) == word), "")
+
+
 def _distance(sensor: Sensor, info: RasterInfo) -> tuple[float, bool, bool]:
     """How badly a sensor suits a header: ratio of the pixel sizes, another dtype, not the most used one."""
     side = sensor.gsd
@@ -82,7 +88,7 @@ def identify(info: RasterInfo, folder: str, sensor: str = "", bands: Sequence[st
     written = (info.tags.get(k, "") for k in ("SWATH_SENSOR", "SENSOR", "sensor"))
     said = sensor or next((w for w in written if w in SENSORS), "")
     said = said if sensor or said in SENSORS else ""
-    word = FOLDERS.get(folder_word(folder), "")
+    word = sensor_of(folder)
     names = tuple(bands) or named(info)
     if said or word:
         known = SENSORS.get(said or word)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from swath.core.errors import UserError
 from swath.core.sensors import SENSORS
 from swath.data.card import Card, LabelCard, LayerCard
-from swath.data.identify import FOLDERS, folder_word, identify, named
+from swath.data.identify import folder_word, identify, named, sensor_of
 from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
 from swath.data.loose import VECTOR_FILES, coco_label, table_label, vector_label
+from swath.data.names import Pattern
 from swath.data.probe import UNSEEN, darkest, displayed, judge, probe, sentinel
 from swath.data.raster import RASTERS, info
 from swath.data.series import merged, order_of, strip, tail_of
@@ -119,6 +120,7 @@ def propose(root: Path, hints: Hints = Hints(), files: list[str] | None = None) 
 
 One = tuple[str, list[str], str]
 Found = list[One]
+Groups = dict[tuple[str, ...], list[str]]
 
 
 def _divide(
@@ -132,8 +134,10 @@ def _divide(
         raise UserError("there are labels but no images", where=str(root), remedy="images belong in images/")
     stems = {_stem(p) for paths in rest.values() for p in paths}
     known = {_stem(p) for p in names if p.endswith(VECTORS)}.union(_stem(p) for ps in labelled.values() for p in ps)
-    series = tail_of(stems, known) if labelled or len(rest) == 1 else ""
-    seen = {strip(s, series) for s in stems}
+    told, keys = _by_pattern(root, rest, hints.pattern) if hints.pattern else ([], set[str]())
+    classes = [s for s in rest if not _is(IMAGE_WORDS, s) and not any(map(sensor_of, s))]
+    series = tail_of(stems, known) if not told and (labelled or len(rest) == 1 or not classes) else ""
+    seen = keys or {strip(s, series) for s in stems}
     if series:
         notes.append(Note(f"names end with '{series}': several timesteps of a key"))
     labels: list[LabelCard] = []
@@ -143,24 +147,47 @@ def _divide(
         if tail or image_tail:
             notes.append(Note(f"in {'/'.join(shape)} names end with '{tail}', those of images with '{image_tail}'"))
         labels.append(_raster_label(root, (_spec(shape, paths, tail), paths, hints), len(labels), notes))
-    if hints.pattern:
-        paths = [p for ps in rest.values() for p in ps]
-        return [(hints.pattern, paths, "")], labels or _loose_labels(root, names, (sorted(seen), hints.task), notes)
+    if told:
+        return told, labels or _loose_labels(root, names, (sorted(seen), hints.task), notes)
     if len(rest) == 1 and not labels and not series:
         shape, paths = next(iter(rest.items()))
         pair = _by_tail(root, shape, paths, hints, notes)
         if pair is not None:
             return pair
-    classes = {s: p for s, p in rest.items() if not _is(IMAGE_WORDS | set(FOLDERS), s)}
-    if len(classes) >= 2 and classes.keys() == rest.keys() and not labels and len({len(s) for s in rest}) == 1:
+    if len(classes) == len(rest) >= 2 and not labels and len({len(s) for s in rest}) == 1:
         return _by_class(rest, notes)
-    images: Found = [
-        (_spec(s, p, image_tail + series), p, next((x for x in reversed(s) if x != "{split}"), ""))
-        for s, p in rest.items()
-    ]
+    images: Found = [(_spec(s, p, image_tail + series), p, _folder(s)) for s, p in rest.items()]
     if not labels:
         labels = _loose_labels(root, names, (sorted(seen), hints.task), notes)
     return sorted(images), labels
+
+
+def _by_pattern(root: Path, groups: Groups, pattern: str) -> tuple[Found, set[str]]:
+    """Images that are named like the user's pattern, and their keys. Without folders it names the files of every folder
+    of images, else it is read from the root; every folder is a layer, and every `{sensor}`."""
+    found: dict[tuple[str, str], list[str]] = {}
+    keys: set[str] = set()
+    for shape, paths in groups.items():
+        ended = pattern if pattern.lower().endswith(RASTERS) else pattern + _suffix(paths)
+        whole = Pattern(ended if "/" in pattern else "/".join((*shape, ended)))
+        for path in paths:
+            if (said := whole.match(path)) is not None:
+                sensor = said.get("sensor")
+                one = re.sub(r"\{sensor(:[^{}]+)?\}", sensor, whole.text) if sensor else whole.text
+                found.setdefault((one, sensor or ("" if "/" in pattern else _folder(shape))), []).append(path)
+                keys.add(said.key)
+    if not found:
+        raise UserError(
+            f"no image is named like '{pattern}'",
+            where=str(root),
+            remedy=f"one is {next(iter(groups.values()))[0]}; a pattern with folders is read from {root.name}/",
+        )
+    return [(one, paths, folder) for (one, folder), paths in sorted(found.items())], keys
+
+
+def _folder(shape: tuple[str, ...]) -> str:
+    """The last of the folders that is no split's."""
+    return next((x for x in reversed(shape) if x != "{split}"), "")
 
 
 def _by_tail(
