@@ -10,7 +10,7 @@ from test_tune import make
 from swath.adapt.detail import Planes, moment_count, moments
 from swath.adapt.prepare import prepare
 from swath.adapt.tune import tune
-from swath.core.batch import Batch, Layer, Where
+from swath.core.batch import Batch, Label, Layer, Where
 from swath.train import LoopConfig, optim
 
 
@@ -130,3 +130,67 @@ def test_one_constant_band_does_not_blow_up():
     planes = Planes({tiny.SENSOR.id: dict.fromkeys(tiny.SENSOR.names, (0.3, 0.1))}, 1)
     planes.whiten([batch[i] for i in range(6)])
     assert planes(batch, (16, 16)).abs().max() <= 8
+
+
+CHIP_TASKS = {"classify": "class", "series": "class", "multilabel": "tags", "scalar": "scalar"}
+
+
+@pytest.mark.parametrize("task", CHIP_TASKS)
+def test_a_chip_is_told_by_its_pixels_too_but_a_probe_by_its_encoder(task, tmp_path):
+    source = tiny.TinySource(CHIP_TASKS[task], dates=2 if task == "series" else 1)
+    for tuning, channels in {"full": 32, "lora": 32, "frozen": 0, "linear": 0}.items():
+        ready = prepare(make(tmp_path, task=task, tuning=tuning), source)
+        assert ready.recipe.task.detail == channels and ready.task.needs_pixels == bool(channels)
+    assert ready.task.head.detail is None
+
+
+def test_pixels_that_are_not_seen_say_nothing_of_a_chip(tmp_path):
+    module = prepare(make(tmp_path, task="classify"), tiny.TinySource("class")).task.eval()
+    batch = tiny.TinySource("class").sample(0)
+    layer = batch.layers[tiny.SENSOR.id]
+    valid = layer.valid.clone()
+    valid[..., :16] = False
+    half = Batch({tiny.SENSOR.id: Layer.of(tiny.SENSOR, layer.x, valid, layer.times)}, batch.where)
+    right = Batch(
+        {tiny.SENSOR.id: Layer.of(tiny.SENSOR, layer.x[..., 16:], layer.valid[..., 16:], layer.times)}, batch.where
+    )
+    whole, seen, alone = (module.head.detail(b) for b in (batch, half, right))
+    torch.testing.assert_close(seen, alone)
+    assert not torch.allclose(seen, whole)
+
+
+def shares(n, seed):
+    """Chips of two covers that differ by a twentieth of what light does; the class is the cover of most pixels."""
+    batch = alike(n, seed)
+    x = batch.layers[tiny.SENSOR.id].x
+    g = torch.Generator().manual_seed(seed + 1)
+    truth = torch.rand(n, generator=g) < 0.5
+    cover = torch.rand(n, 16, 16, generator=g) < torch.where(truth, 0.65, 0.35)[:, None, None]
+    x[:, 0, 1] += 0.01 * (cover.float() - 0.5)
+    label = Label("class", truth.long(), torch.ones(n, dtype=torch.bool))
+    return Batch(batch.layers, batch.where, {"what": label})
+
+
+def test_a_small_difference_between_bands_is_found(tmp_path):
+    """What a mean spectrum tells: without the pixels' own layers forty steps find nothing."""
+
+    class Shares(tiny.TinySource):
+        def sample(self, index, bands=None):
+            return shares(1, 100 + index)
+
+    source, found = Shares("class", n=24), {}
+    source.labels = {"what": replace(source.labels["what"], classes=("a", "b"))}
+    test = shares(200, 7)
+    for detail in (32, 0):
+        module = prepare(make(tmp_path, task={"kind": "classify", "detail": detail}), source).task.train()
+        loop = LoopConfig(steps=40, lr=1e-3, warmup=0.1)
+        optimizer = optim.build(module, loop)
+        for step in range(40):
+            module(shares(16, 1000 + step)).loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = loop.lr * group["scale"] * optim.lr_factor(loop, step, 40)
+            optimizer.step()
+            optimizer.zero_grad()
+        told = module.eval().predict(test)["classes"]
+        found[detail] = float((told == test.labels["what"].value).float().mean())
+    assert found[32] > 0.9 and found[32] > found[0] + 0.2

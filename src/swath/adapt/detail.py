@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swath.adapt.task import Statistics, finest
+from swath.adapt.task import Statistics, finest, observed
 from swath.core.batch import Batch, Layer
 
 MOST_MOMENTS = 8
@@ -123,6 +123,13 @@ def _seen_pixels(values: Tensor, layer: Layer) -> Tensor:
     return found[:: max(1, len(found) // PIXELS)]
 
 
+def alone(told: Tensor, training: bool) -> Tensor:
+    """What the tokens say; in training pixels must do without it in a share of the samples."""
+    if not training:
+        return told
+    return told * (torch.rand(len(told), *(1,) * (told.ndim - 1), device=told.device) >= ALONE)
+
+
 class Detail(nn.Module):
     """A decoder's map, refined with the input's own pixels: each pixel's spectrum and season through layers of its own
     (what a forest on pixels sees), its edges, and a little U-Net that joins the decoder's map at the second scale."""
@@ -145,11 +152,27 @@ class Detail(nn.Module):
         half = self.second(F.avg_pool2d(near, 2, ceil_mode=True))
         quarter = self.third(F.avg_pool2d(half, 2, ceil_mode=True))
         at = (half.shape[-2], half.shape[-1])
-        told = self.deep(deep)
-        if self.training:
-            told = told * (torch.rand(len(told), 1, 1, 1, device=told.device) >= ALONE)
+        told = alone(self.deep(deep), self.training)
         up = self.up(torch.cat([half, _to(quarter, at), _to(told, at)], 1))
         return self.join(torch.cat([own, self.edge(near), _to(up, size)], 1))
+
+
+class Summary(nn.Module):
+    """What a chip's pixels say together: each pixel's spectrum and season through layers of its own, then their mean
+    over the pixels that are seen (Deep Sets, arXiv:1703.06114). A share of the chip is such a mean."""
+
+    def __init__(self, statistics: Statistics, steps: int, width: int) -> None:
+        super().__init__()
+        self.planes, self.width = Planes(statistics, steps), 2 * width
+        wide = self.width
+        self.pixel = nn.Sequential(_conv(self.planes.width, wide, 1), _conv(wide, wide, 1), _conv(wide, wide, 1))
+
+    def forward(self, batch: Batch) -> Tensor:
+        size = finest(batch)
+        own = self.pixel(self.planes(batch, size))
+        seen = observed(batch, size)
+        weight = torch.ones_like(own[:, :1]) if seen is None else seen[:, None].to(own.dtype)
+        return (own * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1.0)
 
 
 class PixelPyramid(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swath.adapt.constraints import Constraint, penalties
-from swath.adapt.detail import Detail, Planes
+from swath.adapt.detail import Detail, Planes, Summary, alone
+from swath.adapt.fusion import as_encoder
 from swath.adapt.losses import Loss
 from swath.adapt.losses.quantile import QUANTILES
 from swath.adapt.metrics import ClassScores, TagScores, ValueScores
@@ -28,23 +29,32 @@ def class_weights(module: nn.Module) -> Tensor | None:
 
 
 class Vector(nn.Module):
-    """Head on the pooled vector: norm, dropout, linear."""
+    """Head on the pooled vector, beside it (with `detail`) what the input's own pixels say together: norm, dropout,
+    linear."""
 
-    def __init__(self, width: int, outputs: int, dropout: float) -> None:
+    def __init__(self, context: Context, outputs: int, dropout: float = 0.0, detail: int = 0) -> None:
         super().__init__()
-        self.norm, self.drop, self.linear = nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, outputs)
+        width = as_encoder(context.encoder).spec.pooled
+        self.norm, self.drop = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.detail = Summary(context.statistics, context.dates, detail) if detail else None
+        if self.detail is not None:
+            self.level = nn.LayerNorm(self.detail.width)
+        self.linear = nn.Linear(width + (self.detail.width if self.detail is not None else 0), outputs)
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
     def inner(self, features: Features, batch: Batch, size: tuple[int, int]) -> Tensor:
         """What the last layer sees (B, D)."""
-        return self.norm(features.pooled)
+        told = self.norm(features.pooled)
+        if self.detail is None:
+            return told
+        return torch.cat([alone(told, self.training), self.level(self.detail(batch))], 1)
 
     def last(self, inner: Tensor) -> Tensor:
         return self.linear(inner)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.drop(self.norm(x)))
+    def forward(self, features: Features, batch: Batch, size: tuple[int, int]) -> Tensor:
+        return self.linear(self.drop(self.inner(features, batch, size)))
 
 
 class Dense(nn.Module):
@@ -112,14 +122,14 @@ class Classes(TaskModule):
             raise UserError(f"label '{context.label.name}' has {k} classes; two at least are needed", where="task")
         self.dense, self.losses = dense, tuple(losses)
         self.head: nn.Module = (
-            Dense(context, self.levels, k, dropout, detail) if dense else Vector(self.spec.pooled, k, dropout)
+            Dense(context, self.levels, k, dropout, detail) if dense else Vector(context, k, dropout, detail)
         )
         self.needs_pixels = detail > 0
         self.register_buffer("class_weights", torch.tensor(context.weights))
         self.register_buffer("temperature", torch.ones(()))
 
     def answer(self, features: Features, batch: Batch) -> Tensor:
-        return self.head(features, batch, self.size_of(batch)) if self.dense else self.head(features.pooled)
+        return self.head(features, batch, self.size_of(batch))
 
     def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         out = self.answer(features, batch)
@@ -142,20 +152,22 @@ class Classes(TaskModule):
 class Tags(TaskModule):
     """Independent tags of a chip."""
 
-    def __init__(self, context: Context, losses: Sequence[Loss], dropout: float = 0.0) -> None:
+    def __init__(self, context: Context, losses: Sequence[Loss], dropout: float = 0.0, detail: int = 0) -> None:
         super().__init__(context)
         check_losses(losses, "tags", "task.losses")
         self.losses = tuple(losses)
-        self.head: nn.Module = Vector(self.spec.pooled, len(context.label.classes), dropout)
+        self.head: nn.Module = Vector(context, len(context.label.classes), dropout, detail)
+        self.needs_pixels = detail > 0
         self.register_buffer("class_weights", torch.tensor(context.weights))
         self.register_buffer("temperature", torch.ones(()))
 
     def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        out = self.head(features.pooled)
+        out = self.head(features, batch, self.size_of(batch))
         return out, self.read(out)
 
     def learn(self, features: Features, label: Label, batch: Batch) -> Step:
-        return total(self.losses, self.head(features.pooled), label.value, label.valid, class_weights(self))
+        out = self.head(features, batch, self.size_of(batch))
+        return total(self.losses, out, label.value, label.valid, class_weights(self))
 
     def read(self, out: Tensor) -> dict[str, Tensor]:
         p = (out.float() / cast("Tensor", self.temperature)).sigmoid()
@@ -200,7 +212,7 @@ class Values(TaskModule):
             self.head: nn.Module = Refine(context, self.levels, k)
         else:
             dense = Dense(context, self.levels, k, 0.0, options.detail) if self.dense else None
-            self.head = dense if dense is not None else Vector(self.spec.pooled, k, 0.0)
+            self.head = dense if dense is not None else Vector(context, k, 0.0, options.detail)
         self.register_buffer("centre", torch.tensor(context.centre or (0.0,)))
         self.register_buffer("scale", torch.tensor(context.scale or (1.0,)))
         if options.residual and (self.guide is None or self.outputs != 1):
@@ -216,8 +228,6 @@ class Values(TaskModule):
         return cast("Tensor", self.centre).view(wide), cast("Tensor", self.scale).view(wide)
 
     def answer(self, features: Features, batch: Batch) -> Tensor:
-        if not self.dense:
-            return self.head(features.pooled)
         if self.guide is None:
             return self.head(features, batch, self.size_of(batch))
         start, known = self.start(batch)

@@ -12,6 +12,7 @@ from swath.adapt.heads import Classes, Tags
 from swath.adapt.task import TaskModule
 from swath.adapt.tuning.knn import KNN
 from swath.core.batch import Batch
+from swath.core.contracts import Features
 from swath.core.errors import UserError
 
 
@@ -34,7 +35,8 @@ class Neighbours(nn.Module):
             old = cast("Tensor", getattr(self, name))
             setattr(self, name, old.new_zeros(rows, old.shape[1]))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, features: Features, batch: Batch, size: tuple[int, int]) -> Tensor:
+        x = features.pooled
         bank, votes = self.bank, self.votes
         if not len(bank):
             return votes.new_zeros(len(x), votes.shape[1]) + 0.0 * x.sum(1, keepdim=True)

@@ -14,7 +14,11 @@ from swath.core.batch import LabelKind
 
 @dataclass(frozen=True)
 class Multilabel:
-    """`label` names the label when the data have several; `losses` are summed with their weights."""
+    """`label` names the label when the data have several; `losses` are summed with their weights.
+
+    `detail` channels of the input's own pixels, each through layers of its own and then their mean, stand beside the
+    encoder's vector; left out, there are 32 of them, and none where a frozen encoder is read from its cached features.
+    """
 
     kind: ClassVar[str] = "multilabel"
     takes: ClassVar[tuple[LabelKind, ...]] = ("tags",)
@@ -24,9 +28,10 @@ class Multilabel:
     losses: tuple[Annotated[Loss, LOSSES], ...] = (BinaryCrossEntropy(),)
     balanced: bool = False
     dropout: float = 0.0
+    detail: int | None = None
 
     def build(self, context: Context) -> Tags:
-        return Tags(context, self.losses, self.dropout)
+        return Tags(context, self.losses, self.dropout, self.detail or 0)
 
 
 MEMBER = Multilabel

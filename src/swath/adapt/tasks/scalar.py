@@ -15,7 +15,11 @@ from swath.core.batch import LabelKind
 
 @dataclass(frozen=True)
 class Scalar:
-    """`label` names the label when the data have several; `losses` are summed with their weights."""
+    """`label` names the label when the data have several; `losses` are summed with their weights.
+
+    `detail` channels of the input's own pixels, each through layers of its own and then their mean, stand beside the
+    encoder's vector; left out, there are 32 of them, and none where a frozen encoder is read from its cached features.
+    """
 
     kind: ClassVar[str] = "scalar"
     takes: ClassVar[tuple[LabelKind, ...]] = ("scalar",)
@@ -24,9 +28,10 @@ class Scalar:
     label: str = ""
     losses: tuple[Annotated[Loss, LOSSES], ...] = (Huber(),)
     constraints: tuple[Constraint, ...] = ()
+    detail: int | None = None
 
     def build(self, context: Context) -> Values:
-        return Values(context, self.losses, ValueOptions(dense=False, constraints=self.constraints))
+        return Values(context, self.losses, ValueOptions(False, self.constraints, detail=self.detail or 0))
 
 
 MEMBER = Scalar
