@@ -8,8 +8,9 @@ import torch
 from test_tune import make
 
 from swath.adapt.fcos import FCOS, around
-from swath.adapt.objects import Anchors, ObjectScores
+from swath.adapt.objects import ObjectScores
 from swath.adapt.prepare import prepare
+from swath.adapt.regions import Anchors, cut, pasted, pooled
 from swath.core.batch import Batch, Boxes, collate
 from swath.train import optim
 from swath.train.config import LoopConfig
@@ -82,6 +83,52 @@ def test_anchors_stand_about_their_cells():
     torch.testing.assert_close(middle[64 * 6], torch.tensor([4.0, 4.0]))
     sides = (first[:6, 2:] - first[:6, :2]).prod(1).sqrt()
     torch.testing.assert_close(sides, torch.tensor([8.0, 8 * 2**0.5] * 3))
+
+
+def squares(n=32, seed=0):
+    """Boxes of three to twelve pixels at any place, and their masks of pixels."""
+    g = torch.Generator().manual_seed(seed)
+    sides = torch.randint(3, 13, (20, 2), generator=g).float()
+    corner = (torch.rand(20, 2, generator=g) * (n - sides)).floor()
+    boxes = torch.cat([corner, corner + sides], 1)
+    y, x = torch.meshgrid(torch.arange(n) + 0.5, torch.arange(n) + 0.5, indexing="ij")
+    inside = (x > boxes[:, 0, None, None]) & (x < boxes[:, 2, None, None])
+    return boxes, inside & (y > boxes[:, 1, None, None]) & (y < boxes[:, 3, None, None])
+
+
+def test_a_mask_that_is_cut_out_and_pasted_is_the_same_mask():
+    boxes, masks = squares()
+    half = masks & (torch.arange(32) < ((boxes[:, 0] + boxes[:, 2]) / 2)[:, None]).unsqueeze(1)  # their left halves
+    for truth in (masks, half):
+        drawn = cut(truth, boxes, torch.arange(20))
+        assert torch.equal(pasted(drawn, boxes, (32, 32)), truth)
+
+
+def test_a_box_reads_what_lies_inside_it():
+    """A map that says where it is: the mean of a box's features is the box's middle, on every level."""
+    boxes, _ = squares()
+    strides = [2.0, 4.0, 8.0]
+    maps = []
+    for s in strides:
+        at = (torch.arange(int(96 / s)) + 0.5) * s
+        y, x = torch.meshgrid(at, at, indexing="ij")
+        maps.append(torch.stack([x, y])[None])
+    wide = torch.cat([boxes + 32.0, torch.tensor([[20.0, 30.0, 60.0, 70.0], [16.0, 16.0, 80.0, 80.0]])])
+    found = pooled(maps, [wide], strides, 7)
+    assert {
+        int(v) for v in torch.bucketize((wide[:, 2:] - wide[:, :2]).prod(1).sqrt(), torch.tensor([16.0, 32.0]))
+    } == {0, 2}
+    torch.testing.assert_close(found.mean((2, 3)), (wide[:, :2] + wide[:, 2:]) / 2)
+
+
+def test_the_pyramid_goes_down_to_the_small_objects(tmp_path):
+    source = tiny.ObjectSource(n=10)
+    module = prepare(make(tmp_path, task="detect"), source).task
+    boxes = torch.cat([source.sample(i).labels["what"].objects[0].xyxy for i in source.splits()["train"]])
+    small = float((boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt().quantile(0.1))
+    assert 2 * module.strides[0] <= max(small, 4.0) < 4 * module.strides[0]
+    maps = module._maps(module.features(source.sample(0)), source.sample(0))
+    assert [int(32 / s) for s in module.strides] == [m.shape[-1] for m in maps]
 
 
 def test_fcos_gives_every_object_cells_of_a_fitting_level():

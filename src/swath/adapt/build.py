@@ -46,6 +46,7 @@ class Recipe:
         default_factory=dict[str, dict[str, tuple[float, float]]]
     )
     guide: tuple[str, tuple[int, ...]] | None = None
+    small: float = 0.0
 
 
 SLIM = 32
@@ -73,7 +74,7 @@ def assemble(recipe: Recipe, base: nn.Module) -> TaskModule:
     encoder = fused(encoder, how, recipe.dates)
     context = Context(
         recipe.label, encoder, recipe.decoder, recipe.weights, recipe.centre, recipe.scale,
-        recipe.ratio, recipe.statistics, recipe.size, recipe.dates, recipe.guide,
+        recipe.ratio, recipe.statistics, recipe.size, recipe.dates, recipe.guide, recipe.small,
     )  # fmt: skip
     task = recipe.task.build(context)
     if isinstance(recipe.tuning, KNN):

@@ -1,8 +1,8 @@
 """Objects on any encoder: Faster R-CNN (arXiv:1506.01497), Mask R-CNN (arXiv:1703.06870) over an FPN, by torchvision.
 
-A thin adapter: the region proposal network and the heads are torchvision's; the pyramid is ours, so there is no image
-transform, no resizing and no fixed backbone. Anchors follow the pyramid's strides (2 and 3 cells a side). FCOS
-(arXiv:1904.01355), the head without anchors, is ours.
+The pyramid is ours, so there is no image transform, no resizing and no fixed backbone; it goes down to the stride that
+the smaller objects of the training split need. `regions` holds the heads with anchors, `fcos` the one without
+(arXiv:1904.01355).
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ from swath.adapt.task import Context, TaskModule, finest
 from swath.core.batch import Batch, Boxes, Label
 from swath.core.contracts import Features, Scores, Step
 from swath.core.errors import UserError
+from swath.models.decoders._parts import block
 from swath.models.decoders.fpn import FPN
+
+FINEST = 2.0
+"""No level is finer (in canvas pixels): its cost is that of all others together, four times over."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,10 @@ class Objects(TaskModule):
         self.pyramid = FPN(options.width).build(widths, strides)
         self.power = 2.0 ** round(math.log2(strides[0])) / strides[0]
         self.strides = [s * self.power for s in self.pyramid.strides]
-        names = [str(i) for i in range(len(self.strides))]
-        self.names = names
+        self.finer = nn.ModuleList()
+        while context.small and self.strides[0] > max(FINEST, context.small * self.power / self.ratio / 2):
+            self.strides.insert(0, self.strides[0] / 2)
+            self.finer.append(block(options.width, options.width))
         self.pixels = (
             PixelPyramid(context.statistics, context.dates, self.strides, (options.detail, options.width))
             if options.detail
@@ -80,8 +86,11 @@ class Objects(TaskModule):
         if options.head == "fcos":
             self.dense = FCOS(options.width, classes, self.strides)
         else:
-            self.rpn = _proposals(self.strides, options.width)
-            self.roi = _heads(names, options, classes + 1)
+            from swath.adapt.regions import Regions, proposals
+
+            self.rpn = proposals(self.strides, options.width)
+            kept = (options.score, options.overlap, options.most)
+            self.roi = Regions(self.strides, options.width, classes + 1, kept, options.masks)
 
     def _canvas(self, features: Features, batch: Batch) -> Canvas:
         h, w = features.maps[0].shape[-2:]
@@ -96,6 +105,8 @@ class Objects(TaskModule):
 
     def _maps(self, features: Features, batch: Batch) -> list[Tensor]:
         maps = self.pyramid.levels(features.maps)
+        for smooth in self.finer:
+            maps.insert(0, smooth(F.interpolate(maps[0], scale_factor=2.0, mode="bilinear", align_corners=False)))
         return maps if self.pixels is None else self.pixels(maps, batch)
 
     def _run(self, maps: list[Tensor], canvas: Canvas, targets: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -107,7 +118,7 @@ class Objects(TaskModule):
                 return None, self.dense.losses(maps, targets)
             options = self.options
             return self.dense.found(maps, sizes, (options.score, options.overlap, options.most)), {}
-        named = dict(zip(self.names, maps, strict=True))
+        named = {str(i): x for i, x in enumerate(maps)}
         images = ImageList(maps[0].new_zeros(1, 1, 1, 1).expand(len(sizes), 1, *canvas.size), sizes)
         proposals, first = self.rpn(images, named, targets)
         found, second = self.roi(named, proposals, sizes, targets)
@@ -138,8 +149,6 @@ class Objects(TaskModule):
         return None, self._padded(found, canvas.labels[0])
 
     def _padded(self, found: list[dict[str, Tensor]], size: tuple[int, int]) -> dict[str, Tensor]:
-        from torchvision.models.detection.roi_heads import paste_masks_in_image
-
         most = max((len(f["scores"]) for f in found), default=0)
 
         def pad(t: Tensor) -> Tensor:
@@ -152,66 +161,14 @@ class Objects(TaskModule):
             "counts": torch.tensor([len(f["scores"]) for f in found]),
         }
         if self.options.masks:
-            masks = [paste_masks_in_image(f["masks"], f["boxes"], size)[:, 0] > 0.5 for f in found]
+            from swath.adapt.regions import pasted
+
+            masks = [pasted(f["masks"], f["boxes"], size) for f in found]
             out["masks"] = torch.stack([pad(m) for m in masks])
         return out
 
     def scores(self) -> Scores:
         return ObjectScores(self.label.name, self.label.classes, "segm" if self.options.masks else "bbox")
-
-
-class Anchors(nn.Module):
-    """Anchors about the centres of cells: half an octave between sizes, three shapes. (torchvision's own stand on
-    cells' corners, and guess strides from shapes.)"""
-
-    shapes = (0.5, 1.0, 2.0)
-
-    def __init__(self, strides: Sequence[float]) -> None:
-        super().__init__()
-        self.strides = tuple(strides)
-
-    def num_anchors_per_location(self) -> list[int]:
-        return [2 * len(self.shapes)] * len(self.strides)
-
-    def forward(self, images: Any, maps: list[Tensor]) -> list[Tensor]:
-        every: list[Tensor] = []
-        for x, stride in zip(maps, self.strides, strict=True):
-            sides = [(2.0 * stride * 2.0**o * r**-0.5, 2.0 * stride * 2.0**o * r**0.5)
-                     for r in self.shapes for o in (0.0, 0.5)]  # fmt: skip
-            half = x.new_tensor(sides) / 2
-            base = torch.cat([-half, half], 1)
-            cy, cx = (((torch.arange(n, device=x.device) + 0.5) * stride).to(x.dtype) for n in x.shape[-2:])
-            y, z = torch.meshgrid(cy, cx, indexing="ij")
-            centres = torch.stack([z, y, z, y], -1).view(-1, 1, 4)
-            every.append((centres + base).view(-1, 4))
-        return [torch.cat(every)] * len(images.image_sizes)
-
-
-def _proposals(strides: Sequence[float], width: int) -> nn.Module:
-    from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-
-    anchors: Any = Anchors(strides)
-    head = RPNHead(width, anchors.num_anchors_per_location()[0])
-    counts = {"training": 1000, "testing": 500}, {"training": 500, "testing": 300}
-    return RegionProposalNetwork(anchors, head, 0.7, 0.3, 256, 0.5, counts[0], counts[1], 0.7)
-
-
-def _heads(names: list[str], options: ObjectOptions, classes: int) -> nn.Module:
-    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-    from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-    from torchvision.models.detection.roi_heads import RoIHeads
-    from torchvision.ops import MultiScaleRoIAlign
-
-    width = options.width
-    roi = RoIHeads(
-        MultiScaleRoIAlign(names, 7, 2), TwoMLPHead(width * 49, 2 * width), FastRCNNPredictor(2 * width, classes),
-        0.5, 0.5, 128, 0.25, None, options.score, options.overlap, options.most,
-    )  # fmt: skip
-    if options.masks:
-        roi.mask_roi_pool = MultiScaleRoIAlign(names, 14, 2)
-        roi.mask_head = MaskRCNNHeads(width, (width // 2, width // 2), 1)
-        roi.mask_predictor = MaskRCNNPredictor(width // 2, width // 2, classes)
-    return roi
 
 
 def _target(objects: Boxes, masks: bool, factor: float) -> dict[str, Tensor]:

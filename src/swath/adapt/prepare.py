@@ -155,6 +155,13 @@ class Look:
     )
     dates: dict[str, tuple[int, int]] = field(default_factory=dict[str, "tuple[int, int]"])
     some: list[Batch] = field(default_factory=list[Batch])
+    sides: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+
+    @property
+    def small(self) -> float:
+        """The side (the root of a box's area, in label pixels) that nine of ten objects exceed; 0 without objects."""
+        every = torch.cat(self.sides) if self.sides else torch.zeros(0)
+        return float(every.quantile(0.1)) if len(every) else 0.0
 
 
 def look(
@@ -188,6 +195,9 @@ def look(
             check_classes(batch.labels[label.name], label, batch)
         shown = judged(batch, label.name, every)
         sums = _label_sums(shown.labels[label.name], label, batch, counts, sums)
+        found.sides += [
+            (o.xyxy[:, 2:] - o.xyxy[:, :2]).prod(1).sqrt().float() for o in batch.labels[label.name].objects
+        ]
         if len(found.some) < SOME:
             found.some.append(batch)
         for name, layer in batch.layers.items():
@@ -323,7 +333,7 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
         decoder=decoder_of(task, run.tuning, run.decoder), adaptation=run.adaptation, fusion=run.fusion,
         dates=steps, size=finest(first), ratio=label_ratio(first, first.labels[label.name]),
         weights=balance(seen.counts) if balanced else (), centre=seen.centre, scale=seen.scale,
-        statistics=seen.statistics, guide=_guide(label, first),
+        statistics=seen.statistics, guide=_guide(label, first), small=seen.small,
     )  # fmt: skip
     prints = delta.fingerprints(encoder)
     torch.manual_seed(run.loop.seed)

@@ -29,7 +29,7 @@ class Context:
 
     `weights` is one number a class (inverse frequency) or empty; `centre` and `scale` are the mean and deviation of
     the values of the training split; `ratio` is label pixels per pixel of the finest layer; `dates` is the most
-    that a sample has.
+    that a sample has; `small` is the side, in label pixels, that nine of ten objects exceed (0: there are none).
     """
 
     label: LabelSpec
@@ -43,6 +43,7 @@ class Context:
     size: tuple[int, int] = (64, 64)
     dates: int = 1
     guide: tuple[str, tuple[int, ...]] | None = None
+    small: float = 0.0
 
 
 def with_statistics(batch: Batch, statistics: Statistics) -> Batch:
