@@ -5,9 +5,10 @@
 
 Every case runs with what `swath init` writes (the task's defaults, its loop, flips and turns), on a random start of the
 smallest encoder. The forest sees the same chips: every band of every date of a pixel, 150 pixels of each chip. For
-objects it says which pixels belong to one, and connected pixels are its objects. Both learn from, and are judged on,
-the pixels that the input shows. `lead` is the 95 % interval of the tuned score's advantage over the forest's, test
-chips redrawn for both at once. Records stand beside this file.
+objects it says which pixels belong to one, and connected pixels are its objects; of a whole chip it sees mean and
+deviation of every band on every date over the pixels seen, and their share. Both learn from, and are judged on, the
+pixels that the input shows. `lead` is the 95 % interval of the tuned score's advantage over the forest's, test chips
+redrawn for both at once. Records stand beside this file.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from swath.adapt.bundle import Bundle
 from swath.adapt.evaluate import batches, evaluate
 from swath.adapt.fields import FieldScores, as_mask, fields_of
 from swath.adapt.heads import guided
-from swath.adapt.metrics import ClassScores, ValueScores, class_scores, resample
+from swath.adapt.metrics import ClassScores, TagScores, ValueScores, class_scores, resample
 from swath.adapt.objects import ObjectScores
 from swath.adapt.run import TuneRun
 from swath.adapt.task import judged
@@ -64,6 +65,7 @@ CASES = {
     "sensors": ("segment", {"labels": ["land_cover"], "near": "land", "dates": ["06-20"], "sensors": BOTH}),
 }  # fmt: skip
 DENSE = ("segment", "change", "regress", "boundaries", "detect", "instances")
+CHIPS = ("classify", "multilabel", "scalar", "series")
 
 
 class Gaps:
@@ -144,9 +146,24 @@ def as_objects(inside: np.ndarray, sure: np.ndarray, label: Label, masks: bool) 
     return out
 
 
+def summary(batch: Batch) -> np.ndarray:
+    """A chip as a row: mean and deviation of every band of every date over the pixels seen, and their share."""
+    parts: list[torch.Tensor] = []
+    for layer in batch.layers.values():
+        x, seen = layer.x[0].double().flatten(2), layer.valid[0].double().flatten(2)
+        count = seen.sum(2).clamp_min(1)
+        mean = (x * seen).sum(2) / count
+        parts += [mean, (((x - mean[..., None]) ** 2 * seen).sum(2) / count).sqrt(), seen.mean(2)]
+    return torch.cat([p.flatten() for p in parts]).numpy()
+
+
 def judge_of(task: str, label: str, classes: tuple[str, ...]):
     match task:
-        case "regress":
+        case "classify" | "series":
+            return ClassScores(label, classes, "accuracy_macro")
+        case "multilabel":
+            return TagScores(label, classes)
+        case "regress" | "scalar":
             return ValueScores(label)
         case "boundaries":
             return FieldScores(label, 1, 9)
@@ -203,6 +220,21 @@ def forest(source, label, task, seed=0):
     return scores
 
 
+def chip_forest(source, label, task, seed=0):
+    """A random forest on a chip's means and deviations, judged on the same test chips by the task's own scores."""
+    spec, parts = source.labels[label], source.splits()
+    scores = judge_of(task, label, spec.classes)
+    train = [b for i in parts["train"] if bool((b := source.sample(i)).labels[label].valid.all())]
+    y = np.stack([b.labels[label].value[0].numpy() for b in train])
+    kind = RandomForestRegressor if task == "scalar" else RandomForestClassifier
+    model = kind(300, n_jobs=1, random_state=seed).fit(np.stack([summary(b) for b in train]), y)
+    for i in parts["test"]:
+        batch = source.sample(i)
+        told = torch.from_numpy(model.predict(summary(batch)[None]))
+        scores.update({{"scalar": "values", "multilabel": "probabilities"}.get(task, "classes"): told}, batch)
+    return scores
+
+
 def blind(source, label, task):
     """One object that is the whole chip: what the majority comes to where objects are asked for."""
     scores = judge_of(task, label, source.labels[label].classes)
@@ -234,6 +266,9 @@ def redrawn(scores, times: int = 1000) -> np.ndarray | None:
             k = table.shape[-1]
             drawn = resample(len(table), times, 0) @ table.reshape(len(table), k * k)
             return class_scores(drawn.reshape(times, k, k))[scores.primary]
+        case TagScores():
+            hit, told, truth = (resample(len(c), times, 0) @ c.sum(1) for c in scores.counts())
+            return 2 * hit / (told + truth)
         case ValueScores():
             n, _, e2, *_ = (resample(len(scores.names), times, 0) @ torch.cat(scores.rows).numpy()).T
             return np.sqrt(e2 / n) if scores.primary == "rmse" else None
@@ -307,8 +342,12 @@ def case(name: str, steps: int, chips: int, seed: int, out: Path) -> dict:
         "scores": {k: round(v, 4) for k, v in found.scores.items() if "/" not in k and v == v},
         "history": [round(v, 4) for v in found.record["fit"]["history"]],
     }  # fmt: skip
-    if task in DENSE:
-        judge = forest(Judged(built, task, label), label, task, seed)
+    if task in (*DENSE, *CHIPS):
+        judge = (
+            chip_forest(built, label, task, seed)
+            if task in CHIPS
+            else forest(Judged(built, task, label), label, task, seed)
+        )
         told = judge.compute()
         row |= {"forest": told[primary], "forest_scores": {k: round(v, 4) for k, v in told.items() if "/" not in k}}
         row["lead"] = lead_of(found.bundle, built, judge)

@@ -115,7 +115,7 @@ class TagScores:
         self.v.append(label.valid.cpu())
         self.names += names_of(batch)
 
-    def _counts(self) -> tuple[Array, Array, Array]:
+    def counts(self) -> tuple[Array, Array, Array]:
         p, y, v = torch.cat(self.p).numpy() > 0.5, torch.cat(self.y).numpy() > 0.5, torch.cat(self.v).numpy()
         return (p & y & v).astype(float), (p & v).astype(float), (y & v).astype(float)
 
@@ -134,7 +134,7 @@ class TagScores:
     def compute(self) -> dict[str, float]:
         from sklearn.metrics import average_precision_score
 
-        hit, told, truth = (c.sum(0) for c in self._counts())
+        hit, told, truth = (c.sum(0) for c in self.counts())
         out = named(self._scores(hit, told, truth), self.classes)
         p, y, v = torch.cat(self.p).numpy(), torch.cat(self.y).numpy() > 0.5, torch.cat(self.v).numpy()
         ap: list[float] = []
@@ -148,12 +148,12 @@ class TagScores:
         return out
 
     def intervals(self, seed: int = 0, times: int = 1000) -> dict[str, tuple[float, float]]:
-        counts = self._counts()
+        counts = self.counts()
         draws = resample(len(counts[0]), times, seed)
         return spans(self._scores(*(draws @ c for c in counts)), self.classes)
 
     def per_sample(self) -> dict[str, float]:
-        hit, told, truth = (c.sum(1) for c in self._counts())
+        hit, told, truth = (c.sum(1) for c in self.counts())
         return dict(zip(self.names, _ratio(2 * hit, told + truth).tolist(), strict=True))
 
 
