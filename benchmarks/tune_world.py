@@ -289,10 +289,15 @@ def lead_of(bundle: Path, source, judge) -> list[float] | None:
     return [round(float(v), 4) for v in np.quantile(gain, [0.025, 0.975])]
 
 
+def tested(task: str) -> int:
+    """Test chips: a chip is thousands of pixels, but one label of a chip."""
+    return 256 if task in CHIPS else 64
+
+
 def plan_of(name: str, steps: int, chips: int, seed: int, out: Path) -> TuneRun:
     """What `swath init` would write, on generated data."""
     task, whole, data = chosen(name)
-    parts = {"train": chips, "val": 32, "test": 64}
+    parts = {"train": chips, "val": 32, "test": tested(task)}
     source = {"kind": "world", "sensors": {"sentinel2-l2a": S2}, "chips": parts, "size": 64, **data}
     loop = loop_of(chips) | {"steps": steps, "seed": seed, "validate_every": max(1, steps // 5), "progress": False}
     loop.pop("epochs")
@@ -337,7 +342,7 @@ def case(name: str, steps: int, chips: int, seed: int, out: Path) -> dict:
         "case": name, "seed": seed, "task": whole, "label": label, "metric": primary,
         "direction": found.record["direction"],
         "tuned": found.scores[primary], "interval": found.record["intervals"].get(primary),
-        "baseline": found.baseline.get(primary), "steps": steps, "train": chips, "test": 64,
+        "baseline": found.baseline.get(primary), "steps": steps, "train": chips, "test": tested(task),
         "seconds": {"tune": round(tuned - began, 1)}, "notes": found.record["notes"],
         "scores": {k: round(v, 4) for k, v in found.scores.items() if "/" not in k and v == v},
         "history": [round(v, 4) for v in found.record["fit"]["history"]],

@@ -105,7 +105,7 @@ def test_tasks_beat_their_baselines(kind, task, tuning, dates, tmp_path):
     if found.record["direction"] == "min":
         assert score < 0.8 * base
     elif kind == "tags":
-        assert score > base + 0.05  # always saying the two usual tags is right in most of these
+        assert score > base + 0.1  # always saying the two usual tags is right in most of these
     else:
         assert score > 1.5 * (base or 0.5) or score > 0.95
     batch = collate([source.sample(i) for i in source.splits()["test"]])

@@ -182,8 +182,8 @@ class PixelPyramid(nn.Module):
         super().__init__()
         own, out = widths
         self.planes = Planes(statistics, steps)
-        first = max(1, round(strides[0]))
-        entry: list[nn.Module] = [_conv(self.planes.width, own)]
+        first, wide = max(1, round(strides[0])), 2 * own
+        entry: list[nn.Module] = [_conv(self.planes.width, wide, 1), _conv(wide, wide, 1), _conv(wide, own)]
         while first > 1:
             entry.append(nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), _conv(own, own)))
             first //= 2

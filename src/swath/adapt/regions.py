@@ -90,7 +90,7 @@ class Regions(RoIHeads):
             None, TwoMLPHead(width * BOX**2, 2 * width), FastRCNNPredictor(2 * width, classes),
             0.5, 0.5, 128, 0.25, None, score, overlap, most,
         )  # fmt: skip
-        self.strides = tuple(strides)
+        self.strides, self.drawing = tuple(strides), masks
         if masks:
             self.mask_head = MaskRCNNHeads(width, (width // 2, width // 2), 1)
             self.mask_predictor = MaskRCNNPredictor(width // 2, width // 2, classes)
@@ -103,7 +103,7 @@ class Regions(RoIHeads):
             return [], self._losses(maps, proposals, targets)
         boxes, scores, labels = self.postprocess_detections(*self._boxes(maps, proposals), proposals, image_shapes)
         found = [{"boxes": b, "scores": s, "labels": k} for b, s, k in zip(boxes, scores, labels, strict=True)]
-        if self.mask_head is not None:
+        if self.drawing:
             drawn = self._masks(maps, boxes, torch.cat(labels)).sigmoid().split([len(b) for b in boxes])
             found = [{**f, "masks": m} for f, m in zip(found, drawn, strict=True)]
         return found, {}
@@ -124,7 +124,7 @@ class Regions(RoIHeads):
         chosen, matched, labels, wanted = self.select_training_samples(proposals, targets)
         kinds, corners = fastrcnn_loss(*self._boxes(maps, chosen), labels, wanted)
         losses = {"loss_classifier": kinds, "loss_box_reg": corners}
-        if self.mask_head is None:
+        if not self.drawing:
             return losses
         inside = [(k > 0).nonzero().flatten() for k in labels]
         boxes = [b[i] for b, i in zip(chosen, inside, strict=True)]
