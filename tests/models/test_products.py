@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from swath.models.layers import products
 from swath.models.layers.products import Linear, linear, linear_gelu
@@ -99,3 +100,6 @@ def test_flops_are_counted(always):
             each(torch.randn(6, 8, requires_grad=True)).sum().backward()
         sums.append(counted.total)
     assert sums[0] == sums[1] == 3 * 2 * 6 * 8 * 4
+    with FlopCounterMode(display=False) as torchs, torch.no_grad():
+        linear_gelu(torch.randn(6, 8), layer.weight, layer.bias)
+    assert torchs.get_total_flops() == 2 * 6 * 8 * 4

@@ -6,6 +6,7 @@ precision on the run's own device and threads. What is recomputed in a backward 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,11 +16,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from swath.core.batch import Batch
 from swath.models.layers.products import linear
 from swath.train.config import LoopConfig
+
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # the linear maps of `models.layers.products`: torch has no formula
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _linear_flops(x: Any, weight: Any, *_: Any, out_shape: Any) -> int:
+        return 2 * math.prod(out_shape) * x[-1]
 
 
 class Compute:
@@ -91,8 +98,6 @@ class _Flops(TorchDispatchMode):
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.total += int(formula(*args, **(kwargs or {}), out_val=out))
-        elif func._overloadpacket is torch.ops.mkldnn._linear_pointwise:  # torch has no formula for it
-            self.total += 2 * args[0].shape[-1] * out.numel()
         return out
 
 
