@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swath.core import Batch, Step, Tokens, UserError
+from swath.core import Batch, Step, Tokens, UserError, per_sample
+from swath.objectives.masks import Mask, Plan, draw
 
 
 class ObjectiveModule(nn.Module, ABC):
@@ -48,6 +49,12 @@ def tokenize(encoder: nn.Module, batch: Batch) -> Tokens:
             remedy="masked objectives need a transformer; take inpaint, moco, dino, seco, triplet or decur for this",
         )
     return make(batch)
+
+
+def masked(encoder: nn.Module, mask: Mask, batch: Batch, generator: torch.Generator) -> tuple[Tokens, Plan]:
+    """The encoder's tokens of a batch, and what a mask does to them: each sample by its own draw."""
+    tokens = tokenize(encoder, batch)
+    return tokens, draw(mask, tokens, per_sample(generator, batch.where.key, "mask"))
 
 
 def encode(encoder: nn.Module, tokens: Tokens, keep: Tensor | None = None) -> Tensor:

@@ -14,20 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swath.core import Batch, Step, per_sample
+from swath.core import Batch, Step
 from swath.objectives import Kit
 from swath.objectives._objective import (
     ObjectiveModule,
     encode,
     follow,
     frozen_eval,
+    masked,
     momentum,
     tapped,
     token_width,
     tokenize,
 )
 from swath.objectives.losses.pixels import difference
-from swath.objectives.masks import MASKS, Mask, draw
+from swath.objectives.masks import MASKS, Mask
 from swath.objectives.masks.blocks import Blocks
 from swath.objectives.predictors import PlaceCode
 
@@ -72,8 +73,7 @@ class SelfTaught(ObjectiveModule):
         return F.layer_norm(mean, mean.shape[-1:])
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         blank = (self.mask_token + self.place(batch, tokens)).to(tokens.x.dtype)
         holed = replace(tokens, x=torch.where(plan.target[..., None], blank, tokens.x))
         pred = self.out(encode(self.encoder, holed)).float()

@@ -12,18 +12,18 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from swath.core import Batch, Step, UserError, per_sample
+from swath.core import Batch, Step, UserError
 from swath.objectives import Kit
 from swath.objectives._objective import (
     ObjectiveModule,
     encode,
     frozen_eval,
+    masked,
     pooled_width,
     token_width,
-    tokenize,
 )
 from swath.objectives.losses.pixels import cosine_distance
-from swath.objectives.masks import MASKS, Mask, draw
+from swath.objectives.masks import MASKS, Mask
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ class Student(ObjectiveModule):
         run: Any = self.encoder
         if self.config.mask is None:
             return run(batch).pooled
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         kept = encode(self.encoder, plan.padded(tokens), plan.keep)
         seen = (plan.keep < plan.state.shape[1]).to(kept.dtype)[..., None]
         return (kept * seen).sum(1) / seen.sum(1).clamp_min(1)

@@ -14,11 +14,11 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from swath.core import Batch, Step, Tokens, UserError, per_sample
+from swath.core import Batch, Step, Tokens, UserError
 from swath.objectives import Kit
-from swath.objectives._objective import ObjectiveModule, encode, token_width, tokenize
+from swath.objectives._objective import ObjectiveModule, encode, masked, token_width, tokenize
 from swath.objectives.losses.pixels import Sum, weigh
-from swath.objectives.masks import MASKS, Mask, draw
+from swath.objectives.masks import MASKS, Mask
 from swath.objectives.masks.random import Random
 from swath.objectives.predictors import Decoder
 from swath.objectives.targets.features import hog, indices
@@ -81,8 +81,7 @@ class FeatureGuided(ObjectiveModule):
     @torch.no_grad()
     def pictures(self, batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
         """The maps of the three indices; gradients make no picture."""
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         x = self.decoder(encode(self.encoder, plan.padded(tokens), plan.keep), plan, batch, tokens)
         made: dict[str, tuple[Patches, Tensor]] = {}
         for key, (part, want) in self.targets(batch, tokens).items():
@@ -93,8 +92,7 @@ class FeatureGuided(ObjectiveModule):
         return pictures_of(made, plan.visible, tokens, self.config.norm)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         x = self.decoder(encode(self.encoder, plan.padded(tokens), plan.keep), plan, batch, tokens)
         sums: dict[str, dict[str, Sum]] = {"hog": {}, "index": {}}
         for key, (part, want) in self.targets(batch, tokens).items():

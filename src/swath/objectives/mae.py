@@ -16,11 +16,11 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from swath.core import Batch, Step, Tokens, per_sample
+from swath.core import Batch, Step, Tokens
 from swath.objectives import Kit
-from swath.objectives._objective import ObjectiveModule, encode, token_width, tokenize
+from swath.objectives._objective import ObjectiveModule, encode, masked, token_width, tokenize
 from swath.objectives.losses.pixels import PixelLoss, Sum, chosen, hidden_pixels, weigh
-from swath.objectives.masks import MASKS, Mask, Plan, draw
+from swath.objectives.masks import MASKS, Mask, Plan
 from swath.objectives.masks.random import Random
 from swath.objectives.predictors import Decoder, PixelHeads, SpectralHead
 from swath.objectives.targets.pixels import Patches, patches, pictures_of
@@ -83,8 +83,7 @@ class Masked(ObjectiveModule):
         return out
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         sums = self.loss(batch, tokens, plan)
         mean, count = weigh(sums)
         return Step(mean, {f"mae/{n}": s.mean for n, s in sums.items()} if len(sums) > 1 else {}, count)
@@ -92,8 +91,7 @@ class Masked(ObjectiveModule):
     @torch.no_grad()
     def pictures(self, batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Per sensor (B, 3, T, C, H, W): standardised input, what was visible, and the reconstruction."""
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         return pictures_of(self.predict(batch, tokens, plan), plan.visible, tokens, self.config.norm_pix)
 
 

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swath.core import Batch, Label, Layer, Sensor, Step, Tokens, UserError, per_sample
+from swath.core import Batch, Label, Layer, Sensor, Step, Tokens, UserError
 from swath.objectives import Kit
-from swath.objectives._objective import ObjectiveModule, encode, token_width, tokenize
+from swath.objectives._objective import ObjectiveModule, encode, masked, token_width, tokenize
 from swath.objectives.losses.pixels import token_losses
-from swath.objectives.masks import MASKS, Mask, Plan, draw
+from swath.objectives.masks import MASKS, Mask, Plan
 from swath.objectives.masks.random import Random
 from swath.objectives.predictors import Decoder
 from swath.objectives.targets.pixels import Patches, cut, painted, standard
@@ -136,8 +136,7 @@ class OneToMany(ObjectiveModule):
     def pictures(self, batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
         """The seen sensor's hidden tokens, and all of what was not given at all."""
         mine = only(batch, [self.sees])
-        tokens = tokenize(self.encoder, mine)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, mine, generator)
         x = self.decoder(encode(self.encoder, plan.padded(tokens), plan.keep), plan, mine, tokens)
         out: dict[str, Tensor] = {}
         for name, part in self.pixels(batch, tokens).items():
@@ -148,8 +147,7 @@ class OneToMany(ObjectiveModule):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:
         mine = only(batch, [self.sees])
-        tokens = tokenize(self.encoder, mine)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, mine, generator)
         kept = encode(self.encoder, plan.padded(tokens), plan.keep)
         x = self.decoder(kept, plan, mine, tokens)
         each = self.losses(kept, x, plan, batch, tokens)

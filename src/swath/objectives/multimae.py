@@ -16,12 +16,12 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from swath.core import Batch, Step, Tokens, per_sample
+from swath.core import Batch, Step, Tokens
 from swath.models.layers import Block
 from swath.objectives import Kit
-from swath.objectives._objective import ObjectiveModule, encode, token_width, tokenize
+from swath.objectives._objective import ObjectiveModule, encode, masked, token_width, tokenize
 from swath.objectives.losses.pixels import PixelLoss, masked_pixels
-from swath.objectives.masks import MASKS, Mask, Plan, draw
+from swath.objectives.masks import MASKS, Mask, Plan
 from swath.objectives.masks.dirichlet import Dirichlet
 from swath.objectives.predictors import PixelHeads
 from swath.objectives.predictors.decoder import CrossBlock, PlaceCode
@@ -91,8 +91,7 @@ class Multi(ObjectiveModule):
         return out
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         c = self.config
         total, some = torch.zeros(2, len(batch), device=tokens.x.device)
         terms: dict[str, Tensor] = {}
@@ -111,8 +110,7 @@ class Multi(ObjectiveModule):
 
     @torch.no_grad()
     def pictures(self, batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         return pictures_of(self.predict(batch, tokens, plan), plan.visible, tokens, self.config.norm_pix)
 
 

@@ -13,11 +13,11 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from swath.core import Batch, Step, Tokens, per_sample
+from swath.core import Batch, Step, Tokens
 from swath.objectives import Kit
-from swath.objectives._objective import ObjectiveModule, encode, token_width, tokenize
+from swath.objectives._objective import ObjectiveModule, encode, masked, token_width, tokenize
 from swath.objectives.losses.pixels import PixelLoss, masked_pixels, weigh
-from swath.objectives.masks import MASKS, Mask, Plan, draw
+from swath.objectives.masks import MASKS, Mask, Plan
 from swath.objectives.masks.blocks import Blocks
 from swath.objectives.predictors import PixelHeads, PlaceCode
 from swath.objectives.targets.pixels import Patches, patches, pictures_of
@@ -60,8 +60,7 @@ class Dense(ObjectiveModule):
         return {name: (p, self.heads(x[:, p.index], p)) for name, p in patches(batch, tokens).items()}
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Step:
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         c = self.config
         sums = {
             name: masked_pixels(pred, p, plan.target[:, p.index], kind=c.loss, norm_pix=c.norm_pix)
@@ -72,8 +71,7 @@ class Dense(ObjectiveModule):
 
     @torch.no_grad()
     def pictures(self, batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
-        tokens = tokenize(self.encoder, batch)
-        plan = draw(self.config.mask, tokens, per_sample(generator, batch.where.key, "mask"))
+        tokens, plan = masked(self.encoder, self.config.mask, batch, generator)
         return pictures_of(self.predict(batch, tokens, plan), plan.visible, tokens, self.config.norm_pix)
 
 
