@@ -11,6 +11,7 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pytest
+import shapely
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -291,4 +292,19 @@ def test_from_tuning_to_objects_of_a_scene(tmp_path, task, capsys):
     held = Bundle.load(bundle) if isinstance(bundle, str | Path) else bundle
     alone = sum(int((held.predict(c)["scores"] > 0.5).sum()) for c in cubes)
     assert 0.7 * alone <= len(sure) <= 1.3 * alone and len(sure) >= 0.5 * count, (len(sure), alone, count)
+    found = sure.to_crs(32633).geometry
+    truth = shapely.box(*np.concatenate([boxes_of(c, i) for i, c in enumerate(cubes)]).T)
+    shared = np.array([shapely.area(shapely.intersection(truth, g)) for g in found])
+    hit = shared > 0.3 * (shapely.area(truth) + found.area.to_numpy()[:, None] - shared)
+    missed, false = int((~hit.any(0)).sum()), int((~hit.any(1)).sum())
+    told = (len(sure), false, missed, count)
+    assert false <= 0.5 * count and missed <= 0.5 * count, told
     assert set(sure["class"]) == {"house"} and sure.geometry.is_valid.all()
+
+
+def boxes_of(chip, index):
+    """A chip's true boxes on the scene of two rows of three, in its crs."""
+    x0, y0, x1, y1 = np.asarray(chip.labels["what"].objects[0].xyxy, dtype=float).T
+    col, row = index % 3 * 64, index // 3 * 64
+    west, north = 500000 + 10 * col, 5300000 - 10 * row
+    return np.stack([west + 10 * x0, north - 10 * y1, west + 10 * x1, north - 10 * y0], 1)

@@ -62,7 +62,7 @@ def test_bf16_keeps_patches_and_the_last_layer():
     with torch.inference_mode():
         truth, given = net(torch.ones(1, 6, 32, 32)), other(torch.ones(1, 6, 32, 32))
     assert given.dtype == torch.float32 and not torch.equal(truth, given) and torch.allclose(truth, given, atol=0.02)
-    assert a.shape == c.shape
+    assert torch.allclose(a, c, atol=0.05)
 
 
 def test_twice_is_once_and_another_precision_is_refused():
