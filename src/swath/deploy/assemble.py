@@ -20,6 +20,7 @@ import rasterio
 import rasterio.shutil
 import torch
 from numpy.typing import NDArray
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine
 from rasterio.windows import Window as RasterWindow
@@ -179,18 +180,24 @@ def _window(r0: int, r1: int, c0: int, c1: int) -> RasterWindow:
 
 def _to_cog(name: str, plan: Plan, raw: Path, final: Path) -> None:
     averaged = name not in ("class", "sets")
+    with rasterio.open(raw, "r+") as file:  # here they lie as they are; left to the COG driver it packs them twice
+        file.build_overviews(halvings(plan.grid.shape), Resampling.average if averaged else Resampling.mode)
     options = {
         "COMPRESS": "ZSTD",
         "LEVEL": "1",
         "BLOCKSIZE": str(BLOCK),
         "PREDICTOR": "STANDARD" if averaged else "NO",
-        "OVERVIEW_RESAMPLING": "AVERAGE" if averaged else "MODE",
         "BIGTIFF": "IF_SAFER",
         "NUM_THREADS": "1",
     }
     rasterio.shutil.copy(raw, final, driver="COG", **options)
     with open(final, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def halvings(shape: tuple[int, int]) -> list[int]:
+    """The overviews of a COG: halved until one block holds all."""
+    return [2**i for i in range(1, 32) if max(shape) > BLOCK * 2 ** (i - 1)]
 
 
 def _checksum(plan: Plan, path: Path) -> int:
@@ -260,7 +267,6 @@ def quicklook(path: Path, layer: str, plan: Plan, size: int = 1024) -> bytes:
     import io
 
     from PIL import Image
-    from rasterio.enums import Resampling
 
     with rasterio.open(path) as file:
         scale = min(1.0, size / max(file.height, file.width))
