@@ -2,11 +2,11 @@
 
 Tiles of one size are spread evenly over an axis, anchored at the scene's first pixel, so that their places depend on
 the scene alone. Tile i has the raw weight r_i(x) = rise(x) * fall(x), straight ramps over what it shares with its
-neighbours after `halo` pixels are thrown away (five sixteenths of the overlap where it is too small for that; as much,
-but no more than eight pixels, in any case, where padded convolutions err most), and w_i(x) = r_i(x) / sum_j r_j(x): the
-weights of a pixel sum to one. What a seam adds to a step between pixels is the ramp's slope times how far the tiles
-differ, so the straight ramp adds least. `benchmarks/map_seams.py` measures it: between sin^2 and straight ramps and
-cuts of a quarter to three eighths all is within 3 %; without the cut a seam errs up to three times as much.
+neighbours after `halo` pixels are thrown away (three eighths of the overlap where it is too small for that; as much,
+but no more than twelve pixels, in any case, where padded convolutions err most), and w_i(x) = r_i(x) / sum_j r_j(x):
+the weights of a pixel sum to one. What a seam adds to a step between pixels is the ramp's slope times how far the tiles
+differ, so the straight ramp adds least; what a tile errs falls steeply with the distance from its edge, so a ramp must
+not be long. `benchmarks/map_seams.py` measures it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from swath.core import Batch, Layer, UserError
 
-MARGIN = 8
+MARGIN = 12
 """Most pixels at a tile's inner edge that are left out for the sake of padded convolutions alone."""
 
 
@@ -68,7 +68,7 @@ def ramps(places: tuple[int, ...], tile: int, halo: int = 0) -> tuple[NDArray[np
 
 
 def _rise(tile: int, shared: int, halo: int) -> NDArray[np.float64]:
-    part = shared * 5 // 16
+    part = shared * 3 // 8
     cut = max(halo, min(MARGIN, part)) if shared >= 2 * halo + 2 else part
     return np.clip((np.arange(tile) - cut + 0.5) / max(shared - 2 * cut, 1), 0.0, 1.0)
 

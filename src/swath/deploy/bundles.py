@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from swath.adapt.bundle import Bundle
 from swath.core import Batch, Scene, UserError
 from swath.data.scene import SceneHints, open_scene
+from swath.deploy.edges import going_on
 from swath.deploy.int8 import open_graph
 from swath.deploy.packed import pack
 from swath.deploy.predictor import Predictor, PredictorSpec
@@ -49,6 +51,12 @@ class BundlePredictor:
         """Weights laid out for the processor, once; after it the bundle is good for answering only."""
         if self.graph is None and device == "cpu":
             pack(self.bundle.task, precision, getattr(self.bundle.task, "head", None))
+
+    def going_on(self, sides: Tensor) -> AbstractContextManager[None]:
+        """What stands on the encoder continues its maps there; a graph cannot."""
+        if self.graph is not None:
+            return nullcontext()
+        return going_on([m for m in self.bundle.task.children() if m is not self.bundle.task.encoder], sides)
 
     def predict(self, batch: Batch) -> Mapping[str, Tensor]:
         if self.graph is not None:

@@ -7,7 +7,8 @@ strips that it shares with its neighbours; `finalise` turns complete sums into o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from swath.core import Batch, Grid, Layer, Scene, SwathError, Where, Window, collate, seed_of
 from swath.deploy.blend import Axis, fill
 from swath.deploy.plan import Cell, Plan
-from swath.deploy.predictor import Predictor, planes
+from swath.deploy.predictor import Continuing, Predictor, planes
 
 SCALE = 10_000
 """Probabilities, entropy and confidence are stored as uint16 with scale 1e-4; 65535 is nodata."""
@@ -208,26 +209,44 @@ def run_cell(plan: Plan, cell: Cell, ground: Ground, predictor: Predictor) -> Ou
     todo = [(rc, t) for rc, t in zip(plan.tiles(cell), ground.tiles, strict=True) if t is not None]
     for start in range(0, len(todo), plan.settings.batch):
         part = todo[start : start + plan.settings.batch]
-        for (r, c), out in zip([rc for rc, _ in part], _predict(plan, [t for _, t in part], predictor), strict=True):
+        for (r, c), out in zip([rc for rc, _ in part], _predict(plan, part, predictor), strict=True):
             _add(total, out, (_span(rows, r, top, bottom), _span(cols, c, left, right)))
     valid = ground.valid[top - cell.read.row : bottom - cell.read.row, left - cell.read.col : right - cell.read.col]
     veto |= ~valid
     return Outcome(_split(plan, cell, total, veto), len(todo), ground.holes)
 
 
-def _predict(plan: Plan, tiles: Sequence[Batch], predictor: Predictor) -> Tensor:
-    settings = plan.settings
-    batch = collate([fill(t) for t in tiles])
-    if settings.device != "cpu":
-        batch = batch.to(settings.device)
-    kind = torch.device(settings.device).type
-    with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
-        out = planes(predictor, batch, settings.tile).cpu()
+Placed = tuple[tuple[int, int], Batch]
+"""A tile's row and column in the lattice, and what was read for it."""
+
+
+@contextmanager
+def together(samples: Sequence[Batch], device: str, precision: str) -> Generator[Batch]:
+    """Samples, what is unseen filled, as one batch on a device, for a forward in a precision that learns nothing."""
+    batch = collate([fill(s) for s in samples]).to(device)
+    kind = torch.device(device).type
+    with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
+        yield batch
+
+
+@contextmanager
+def asking(plan: Plan, tiles: Sequence[Placed], predictor: Predictor) -> Generator[Batch]:
+    """Tiles as the batch to ask a predictor for, which is told where the scene goes on."""
+    settings, last = plan.settings, (len(plan.rows.places) - 1, len(plan.cols.places) - 1)
+    sides = torch.tensor([(r > 0, r < last[0], c > 0, c < last[1]) for (r, c), _ in tiles], device=settings.device)
+    told = predictor.going_on(sides) if isinstance(predictor, Continuing) else nullcontext()
+    with together([t for _, t in tiles], settings.device, settings.precision) as batch, told:
+        yield batch
+
+
+def _predict(plan: Plan, tiles: Sequence[Placed], predictor: Predictor) -> Tensor:
+    with asking(plan, tiles, predictor) as batch:
+        out = planes(predictor, batch, plan.settings.tile).cpu()
     if not math.isfinite(float(out.sum())) and not bool(torch.isfinite(out).all()):
         bad = int((~torch.isfinite(out)).sum())
         raise SwathError(
             f"the model gave {bad} values that are not finite",
-            where=f"{plan.spec.name}, tile at {[t.where.lonlat[0].tolist() for t in tiles][:1]}",
+            where=f"{plan.spec.name}, tile at {tiles[0][1].where.lonlat[0].tolist()}",
             remedy="try --precision fp32; if it stays, the weights or the normalisation are wrong",
         )
     return out

@@ -22,12 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swath.core import Batch, Encoder, EncoderSpec, Grid, Scene, SwathError, UserError, Window, collate
+from swath.core import Batch, Encoder, EncoderSpec, Grid, Scene, SwathError, UserError, Window
 from swath.core.config import digest, plain
 from swath.core.heap import keep_freed
-from swath.deploy.blend import fill
 from swath.deploy.commit import CellStore
-from swath.deploy.compute import cut, place_of, seen_of, unreadable
+from swath.deploy.compute import cut, place_of, seen_of, together, unreadable
 from swath.deploy.packed import packed
 from swath.deploy.plan import FORMAT, Cell, Precision, probe
 from swath.models import ENCODERS, EncoderConfig
@@ -179,9 +178,8 @@ def run_chips(plan: EmbedPlan, chips: Sequence[_Chip], encoder: Encoder) -> dict
     settings = plan.settings
     for at in range(0, len(todo), settings.batch):
         group = todo[at : at + settings.batch]
-        batch = collate([fill(c.batch) for c in group if c.batch is not None]).to(settings.device)
-        kind = torch.device(settings.device).type
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
+        samples = [c.batch for c in group if c.batch is not None]
+        with together(samples, settings.device, settings.precision) as batch:
             features = encoder(batch, [settings.level])
         if settings.per == "chip":
             vectors = features.pooled.float().cpu()[:, :, None, None]

@@ -23,12 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swath.core import Batch, SwathError, UserError, Window, collate
+from swath.core import SwathError, UserError, Window
 from swath.deploy.area import Ground as Surface
 from swath.deploy.assemble import colours
-from swath.deploy.blend import fill
 from swath.deploy.commit import CellStore, disk_error
-from swath.deploy.compute import Array, Ground, Outcome
+from swath.deploy.compute import Array, Ground, Outcome, Placed, asking
 from swath.deploy.objects import Objects, join, place, suppress
 from swath.deploy.plan import Cell, Plan, Shaping
 from swath.deploy.predictor import Predictor
@@ -41,7 +40,7 @@ def find_objects(plan: Plan, cell: Cell, ground: Ground, predictor: Predictor) -
     parts: list[Objects] = []
     for start in range(0, len(todo), plan.settings.batch):
         part = todo[start : start + plan.settings.batch]
-        for (row, col), found in zip([rc for rc, _ in part], _ask(plan, [t for _, t in part], predictor), strict=True):
+        for (row, col), found in zip([rc for rc, _ in part], _ask(plan, part, predictor), strict=True):
             parts.append(
                 _seen(
                     plan, place(_inside(plan, found, row, col), Window(0, 0, 1, 1), share(plan, row, col)), cell, ground
@@ -88,13 +87,8 @@ def _seen(plan: Plan, objects: Objects, cell: Cell, ground: Ground) -> Objects:
     return objects.take(np.flatnonzero(ground.valid[y, x]))
 
 
-def _ask(plan: Plan, tiles: Sequence[Batch], predictor: Predictor) -> list[Objects]:
-    settings = plan.settings
-    batch = collate([fill(t) for t in tiles])
-    if settings.device != "cpu":
-        batch = batch.to(settings.device)
-    kind = torch.device(settings.device).type
-    with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
+def _ask(plan: Plan, tiles: Sequence[Placed], predictor: Predictor) -> list[Objects]:
+    with asking(plan, tiles, predictor) as batch:
         given = predictor.predict(batch)
     lacking = [n for n in ("boxes", "scores", "classes", "counts") if n not in given]
     if lacking:

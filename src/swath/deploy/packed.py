@@ -75,10 +75,14 @@ class PackedConv(nn.Module):
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, after: str = "none") -> None:
         super().__init__()
         self.dtype, self.after = dtype, after
-        self.how = [list(cast("tuple[int, int]", v)) for v in (layer.padding, layer.stride, layer.dilation)]
-        self.groups = layer.groups
+        self.kernel_size, self.padding, self.stride, self.dilation = (
+            list(cast("tuple[int, int]", v)) for v in (layer.kernel_size, layer.padding, layer.stride, layer.dilation)
+        )
+        self.groups, self.padding_mode = layer.groups, layer.padding_mode
         weight = layer.weight.detach().to(dtype).contiguous()
-        self.packed = _ONE._reorder_convolution_weight(weight, *self.how, layer.groups, None)
+        self.packed = _ONE._reorder_convolution_weight(
+            weight, self.padding, self.stride, self.dilation, layer.groups, None
+        )
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
 
     @property
@@ -87,10 +91,14 @@ class PackedConv(nn.Module):
         return self.packed.to_dense(torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, self.padding)
+
+    def run(self, x: Tensor, padding: list[int]) -> Tensor:
+        """The answer with another padding than the layer's own."""
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return _ONE._convolution_pointwise(
-            x, self.packed, self.bias, *self.how, self.groups, self.after, [], "none"
-        )  # fmt: skip
+            x, self.packed, self.bias, padding, self.stride, self.dilation, self.groups, self.after, [], "none"
+        )
 
 
 class PackedUp(nn.Module):

@@ -23,15 +23,17 @@ FORMAT = 4
 CHEAP = 0.087
 """An overlap up to this share of a tile costs at most a fifth more pixels: (1 - 0.087)^-2 = 1.2."""
 
-BATCH, BATCH_CUDA = 4, 32
-"""Tiles per forward: on a processor what stays near its caches (twice as many take a third longer each), and enough
-rows for a GPU."""
-
 OFTEN, TOO_OFTEN = 4.0, 64.0
 """A pixel computed more often than this is worth a word; more often than that, refused (tiles that
 share seven eighths and more)."""
 
 Precision = Literal["fp32", "bf16"]
+
+BATCH: dict[Precision, int] = {"fp32": 4, "bf16": 8}
+"""Tiles per forward on a processor: activations stay near its caches, and weights are fetched less often."""
+
+BATCH_CUDA = 32
+"""Enough rows for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class MapSettings:
             raise UserError(
                 f"tiles of {tile} pixels cannot overlap by {overlap}", where="--overlap", remedy=f"0 to {tile - 1}"
             )
-        batch = self.batch or (BATCH if self.device == "cpu" else BATCH_CUDA)
+        batch = self.batch or (BATCH[self.precision] if self.device == "cpu" else BATCH_CUDA)
         if min(batch, self.threads, self.cell) < 1:
             raise UserError("batch, threads and cell must be 1 or more", where="settings")
         if spec.label.kind != "mask" and (self.proba or self.entropy or self.confidence or self.sets):
@@ -284,8 +286,9 @@ class Plan:
         return int(reading + computing + batch)
 
     def disk(self) -> int:
-        """Bytes at the worst moment: finished cells, the raw raster, and the final file before its compression."""
-        return int(self.grid.shape[0] * self.grid.shape[1] * self.bytes_per_pixel * (1 + 1 + 4 / 3))
+        """Bytes at the worst moment: finished cells, the raw raster, the final file before its compression; the latter
+        two with overviews."""
+        return int(self.grid.shape[0] * self.grid.shape[1] * self.bytes_per_pixel * (1 + 4 / 3 + 4 / 3))
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -84,6 +85,14 @@ class Preparing(Protocol):
     """A predictor that makes itself ready for a precision and a device before the first tile."""
 
     def ready(self, precision: str, device: str) -> None: ...
+
+
+@runtime_checkable
+class Continuing(Protocol):
+    """A predictor that can be told at which sides of its tiles (B, 4 bool: top, bottom, left, right) the scene goes
+    on, for what it is asked while that lasts."""
+
+    def going_on(self, sides: Tensor) -> AbstractContextManager[None]: ...
 
 
 def prepared(predictor: Predictor, precision: str, device: str) -> Predictor:

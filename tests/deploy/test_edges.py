@@ -1,0 +1,174 @@
+"""Edges of a tile inside a scene: maps go on there, zeros at the scene's own edge, nothing left behind."""
+
+import copy
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from deploy_fakes import Conv, NoiseScene
+from torch import nn
+from torch.nn import functional
+
+from swath.core import Batch
+from swath.deploy.edges import continued, going_on
+from swath.deploy.map import map_scene
+from swath.deploy.packed import PackedConv, pack, supported
+from swath.deploy.plan import MapSettings
+
+ALL, NONE = torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.bool)
+
+
+def decoder():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(8, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 24, (5, 3), padding=(2, 1)), nn.GELU(),
+        nn.Conv2d(24, 16, 3, padding=2, dilation=2, groups=2), nn.Conv2d(16, 3, 1),
+    ).eval()  # fmt: skip
+
+
+def going(net, x):
+    """The reference: every convolution of maps that were continued as a whole, side by side as it is done in strips."""
+    for m in net:
+        if isinstance(m, nn.Conv2d) and any(m.padding):
+            y, (a, b) = m(x), m.padding
+            bare = functional.conv2d
+            how = {"bias": m.bias, "dilation": m.dilation, "groups": m.groups}
+            y[..., :a, :] = bare(continued(x[..., : 2 * a, :], (b, b, a, 0)), m.weight, **how)
+            y[..., -a:, :] = bare(continued(x[..., -2 * a :, :], (b, b, 0, a)), m.weight, **how)
+            y[..., :b] = bare(continued(x[..., : 2 * b], (b, 0, a, a)), m.weight, **how)
+            y[..., -b:] = bare(continued(x[..., -2 * b :], (0, b, a, a)), m.weight, **how)
+            x = y
+        else:
+            x = m(x)
+    return x
+
+
+def test_a_map_goes_on_by_half_its_edge_and_half_the_mean_about_it():
+    x = torch.arange(12.0).view(1, 1, 1, 12) ** 2
+    out = continued(x, (2, 1, 3, 0))
+    assert out.shape == (1, 1, 4, 15) and torch.equal(out[:, :, 3:, 2:14], x)
+    around = [0] * 5 + [1, 4, 9, 16]
+    assert torch.allclose(out[..., :2], torch.tensor(sum(around) / 9 / 2))
+    assert torch.allclose(out[..., :3, 2:14], out[..., :1, 2:14])
+    flat = torch.full((1, 2, 4, 4), 3.5)
+    assert torch.equal(continued(flat, (1, 1, 1, 1)), torch.full((1, 2, 6, 6), 3.5))
+
+
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("shape", [(20, 24), (9, 8), (4, 31)])
+def test_all_sides_none_and_afterwards(packs, shape):
+    if packs and not supported("fp32"):
+        pytest.skip("this build of torch has no oneDNN")
+    net, x = decoder(), torch.randn(2, 8, *shape)
+    other = copy.deepcopy(net)
+    if packs:
+        pack(other, "fp32")
+        assert any(isinstance(m, PackedConv) for m in other)
+    with torch.inference_mode():
+        plain, want = net(x), going(net, x)
+        with going_on([other], ALL):
+            assert torch.allclose(other(x), want, atol=1e-5)
+        with going_on([other], NONE):
+            assert torch.allclose(other(x), plain, atol=1e-5)
+        assert torch.allclose(other(x), plain, atol=1e-5) and not torch.allclose(want, plain, atol=1e-3)
+    assert not any(m._forward_hooks for m in other.modules())
+
+
+def test_each_tile_and_each_side_by_itself():
+    net, x = decoder(), torch.randn(2, 8, 60, 60)
+    sides = torch.tensor([[True, False, False, False], [False, False, False, True]])
+    with torch.inference_mode():
+        plain, want = net(x), going(net, x)
+        with going_on([net], sides):
+            found = net(x)
+        for i in range(2):
+            with going_on([net], sides[i : i + 1]):
+                assert torch.allclose(net(x[i : i + 1]), found[i : i + 1], atol=1e-5)
+    reach, far = 5, 20  # of the convolutions; and along an edge, whose means look farther
+    assert torch.allclose(found[0, :, :-reach, far:-far], want[0, :, :-reach, far:-far], atol=1e-5)
+    assert torch.allclose(found[0, :, reach:], plain[0, :, reach:], atol=1e-5)
+    assert torch.allclose(found[1, :, far:-far, reach:], want[1, :, far:-far, reach:], atol=1e-5)
+    assert torch.allclose(found[1, :, :, :-reach], plain[1, :, :, :-reach], atol=1e-5)
+
+
+@pytest.mark.skipif(not supported("bf16"), reason="no bf16 here")
+def test_in_bf16():
+    net, x = decoder(), torch.randn(2, 8, 16, 16)
+    with torch.inference_mode():
+        want = going(net, x)
+    pack(net, "bf16")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), going_on([net], ALL):
+        assert (net(x).float() - want).abs().max() < 0.03 * want.abs().max()
+
+
+def test_what_changes_its_maps_size_or_pads_otherwise_is_left_and_so_are_several_dates():
+    net = nn.Sequential(
+        nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, padding="same"),
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"),
+    )  # fmt: skip
+    x = torch.randn(2, 8, 21, 21)
+    with torch.inference_mode():
+        want = net(x)
+        with going_on([net], ALL):
+            assert torch.equal(net(x), want)
+        one, six = decoder(), torch.randn(6, 8, 12, 12)
+        want = one(six)
+        with going_on([one], ALL):
+            assert torch.equal(one(six), want)
+
+
+class Deep(Conv):
+    """Convolutions that reach much farther than the overlap of its tiles."""
+
+    def __init__(self, told=True):
+        super().__init__(tile=64, halo=0)
+        torch.manual_seed(3)
+        layers = [nn.Conv2d(4, 16, 3, padding=1), nn.ReLU()]
+        for _ in range(4):
+            layers += [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+        self.net = nn.Sequential(*layers, nn.Conv2d(16, 3, 1)).eval().requires_grad_(False)
+        for m in self.net.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
+        self.told, self.sides = told, []
+
+    def going_on(self, sides):
+        self.sides += sides.tolist()
+        return going_on([self.net] if self.told else [], sides)
+
+    def predict(self, batch):
+        return {"probabilities": self.net(20 * (batch.layers["sentinel2-l2a"].x.mean(1) - 0.2)).softmax(1)}
+
+
+def same(value):
+    return value
+
+
+def test_a_map_tells_where_the_scene_goes_on(tmp_path):
+    """Smooth ground: a map whose inner edges go on is nearer to the model on the whole scene; its outer edge stays."""
+    scene, maps = Smooth(150, 120), {}
+    whole = Deep().predict(scene.read(scene.grid.window))["probabilities"][0].numpy()
+    for told in (True, False):
+        model, out = Deep(told), tmp_path / f"{told}.tif"
+        done = map_scene(partial(same, scene), partial(same, model), out, settings=MapSettings(proba=True, batch=3))
+        with rasterio.open(done.files["proba"]) as file:
+            maps[told] = file.read() / 1e4
+    assert len(model.sides) == 3 * 2
+    assert np.array(model.sides).sum(0).tolist() == [4, 4, 3, 3]
+    wrong = {t: np.abs(m - whole)[:, 12:-12, 12:-12].mean() for t, m in maps.items()}
+    assert wrong[True] < 0.7 * wrong[False]
+    for m in maps.values():
+        np.testing.assert_allclose(m[:, :10, :30], whole[:, :10, :30], atol=2e-4)
+
+
+@dataclass(frozen=True)
+class Smooth(NoiseScene):
+    def read(self, window, bands=None):
+        batch = super().read(window, bands)
+        layer = batch.layers["sentinel2-l2a"]
+        rows, cols = torch.arange(window.row, window.stop[0]), torch.arange(window.col, window.stop[1])
+        wave = 0.3 + 0.1 * torch.sin(rows[:, None] * 0.06) * torch.cos(cols[None] * 0.05)
+        return Batch({"sentinel2-l2a": replace(layer, x=wave.expand_as(layer.x).clone())}, batch.where)
