@@ -138,6 +138,11 @@ class Net:
 
         pack(self.net, precision, self.net.head)
 
+    def going_on(self, sides):
+        from swath.deploy.edges import going_on
+
+        return going_on([self.net.stages, self.net.head], sides)
+
     def predict(self, batch):
         begin = time.thread_time()
         x = (batch.layers[SENSOR].x[:, 0] - MEAN) / STD

@@ -1,10 +1,11 @@
 """The forward of a map's model against the matrix products it is made of: ViT-B/16 at 224 pixels, one thread.
 
-    python benchmarks/map_peak.py [--trunk vit_base_patch16_224] [--batch 4] [--rounds 7]
+    python benchmarks/map_peak.py [--trunk vit_base_patch16_224] [--batch 0] [--rounds 7]
 
 The peak is the time of the model's own products alone, at its own shapes: four linear maps a block, the two of
 attention, the patches. It is taken twice, with torch.matmul (what everybody gets) and with weights laid out by oneDNN
-as `swath.deploy.packed` lays them; the faster of the two is the processor's. Rounds are interleaved, medians.
+as `swath.deploy.packed` lays them; the faster of the two is the processor's. Batches are what a map takes in each
+precision (or `--batch` in both), times are per image. Rounds are interleaved, medians.
 """
 
 from __future__ import annotations
@@ -52,22 +53,24 @@ def products(dim: int, heads: int, batch: int, dtype: torch.dtype, packed: bool)
 
 def main() -> None:
     from swath.deploy.packed import pack, supported
+    from swath.deploy.plan import BATCH
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--trunk", default="vit_base_patch16_224")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dim, heads = DIMS[given.trunk.split("_")[1]]
     plain = _plain(given.trunk).eval()
-    x = torch.randn(given.batch, 6, 224, 224)
+    batch = {p: given.batch or n for p, n in BATCH.items()}
+    x = torch.randn(max(batch.values()), 6, 224, 224)
 
     def forward(net, bf16=False):
         def run():
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                return net.norm(net.tokens(x, (11,))[0])
+                return net.norm(net.tokens(x[: batch["bf16" if bf16 else "fp32"]], (11,))[0])
 
         return run
 
@@ -77,16 +80,17 @@ def main() -> None:
             net = deepcopy(plain)
             pack(net, precision, torch.nn.Identity())
             nets[f"packed {precision}"] = forward(net, precision == "bf16")
-    gflop = 0.0
+    gflop: dict[str, float] = {}
     jobs = dict(nets)
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         for packed in (False, True):
-            jobs[f"{'oneDNN' if packed else 'matmul'} {name}"], gflop = products(dim, heads, given.batch, dtype, packed)
+            job = f"{'oneDNN' if packed else 'matmul'} {name}"
+            jobs[job], gflop[job] = products(dim, heads, batch[name], dtype, packed)
     times: dict[str, list[float]] = {k: [] for k in jobs}
     with torch.inference_mode():
         truth = nets["plain fp32"]()
         for name, run in nets.items():
-            gap = float((run().float() - truth).norm() / truth.norm())
+            gap = float((run()[: len(truth)].float() - truth).norm() / truth.norm())
             print(f"{name}: relative difference from plain fp32 {gap:.1e}")
         for run in jobs.values():
             run()
@@ -94,10 +98,11 @@ def main() -> None:
             for name in jobs if n % 2 else reversed(jobs):
                 begin = time.perf_counter()
                 jobs[name]()
-                times[name].append(time.perf_counter() - begin)
+                times[name].append((time.perf_counter() - begin) / batch[name[-4:]])
     mid = {k: statistics.median(v) for k, v in times.items()}
     for name, seconds in mid.items():
-        print(f"{name}: {1000 * seconds / given.batch:.0f} ms an image, {gflop / seconds:.0f} GFLOP/s")
+        done = gflop[f"matmul {name[-4:]}"] / batch[name[-4:]]
+        print(f"{name}: {1000 * seconds:.0f} ms an image, {done / seconds:.0f} GFLOP/s")
 
     def ratio(a: str, b: str) -> float:
         return statistics.median(s / t for s, t in zip(times[a], times[b], strict=True))

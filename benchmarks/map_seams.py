@@ -77,6 +77,13 @@ class Model:
             batch = Batch({SENSOR: Layer(self.sensor, x[:, None], seen, None)}, Where.unknown(len(x)))
             return self.bundle.predict(batch)["probabilities"]
 
+    def going_on(self, sides):
+        from swath.deploy.edges import going_on
+
+        if self.net is not None:
+            return going_on([self.net.stages, self.net.head], sides)
+        return going_on([m for m in self.bundle.task.children() if m is not self.bundle.task.encoder], sides)
+
     def predict(self, batch):
         return {"probabilities": self(batch.layers[SENSOR].x[:, 0])}
 
