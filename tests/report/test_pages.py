@@ -65,6 +65,13 @@ def test_a_phone_sees_names_above_their_rows_and_nothing_cut(tmp_path):
     assert seen == [["wide"] * 3, ["narrow"] * 3]
 
 
+def test_what_was_not_measured_is_not_zero():
+    from swath.report.record import used
+
+    assert used({}) == used({"kwh": 0.0, "kgco2e": 0.0, "methods": []}) == {"energy": "not known", "CO2e": "not known"}
+    assert used({"kwh": 0.0021, "kgco2e": 0.0, "methods": ["estimate"]}) == {"energy": "2.1 Wh", "CO2e": "0 g"}
+
+
 def test_a_page_is_made_of_its_own_record_only(tmp_path):
     from swath.report import pretrain, tune
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from swath.report.figures import Axes, curves
 from swath.report.page import Page, esc, facts, figure, gallery, image, table, text
-from swath.report.record import again, line, number, read
+from swath.report.record import again, line, number, read, used
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -43,7 +43,7 @@ def _head(card: Mapping[str, Any]) -> str:
         "MFU": number(compute["mfu"], ".0%"),
         "waiting for data": number(compute["data_wait"], ".1%"),
         "J a sample": number(card["joules_per_sample"], ".3g"),
-        "energy": number(1000 * card["energy"]["kwh"], ".3g", " Wh"),
+        **used(card["energy"]),
         "seconds": f"{card['seconds']:.0f}",
     })  # fmt: skip
 
@@ -151,8 +151,7 @@ def _compute(card: Mapping[str, Any]) -> list[str]:
         "measured peak of a matrix product": number(c["peak_flops_per_s"] / 1e9, ",.0f", " GFLOP/s"),
         "device": f"{c['device']}, {c['threads']} threads, {c['ranks']} ranks",
         "seconds in steps": number(c["step_seconds"], ".1f"),
-        "CO2e": number(1000 * card["energy"]["kgco2e"], ".3g", " g"),
-        "energy by": ", ".join(card["energy"]["methods"]),
+        "energy by": ", ".join(card["energy"]["methods"]) or "nothing: it was not measured",
     }
     shapes = [
         {"batch": k, "passes": b["passes"], "GFLOP a pass": None if b["flops"] is None else b["flops"] / 1e9,

@@ -29,6 +29,15 @@ def number(value: Any, form: str = ".4g", unit: str = "") -> str:
     return "not known" if value is None else f"{value:{form}}{unit}"
 
 
+def used(energy: Mapping[str, Any]) -> dict[str, str]:
+    """Energy and what it emitted, in words; a run that was not measured has not used nothing."""
+    kwh, kg = (energy[k] if energy.get("methods") else None for k in ("kwh", "kgco2e"))
+    return {
+        "energy": number(None if kwh is None else 1000 * kwh, ".3g", " Wh"),
+        "CO2e": number(None if kg is None else 1000 * kg, ".3g", " g"),
+    }
+
+
 def line(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """The points of a curve: the steps that have a value of `key`."""
     return [(float(r["step"]), r[key]) for r in rows if r.get(key) is not None]

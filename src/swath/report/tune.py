@@ -8,7 +8,7 @@ from typing import Any
 
 from swath.report.figures import Axes, Row, curves, heat, intervals
 from swath.report.page import Page, esc, facts, figure, gallery, image, table, text
-from swath.report.record import again, line, number, read
+from swath.report.record import again, line, number, read, used
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -44,8 +44,7 @@ def _head(record: Mapping[str, Any]) -> str:
         **({"95 % interval": f"{spans[0]:.3g} to {spans[1]:.3g}"} if spans else {}),
         **({"baseline without learning": number(base)} if base is not None else {}),
         "trainable parameters": f"{card['cost'].get('trainable', 0) + card['cost'].get('head', 0):,.0f}",
-        "energy": f"{1000 * record['fit'].get('energy', {}).get('kwh', 0):.3g} Wh",
-        "CO2e": f"{1000 * record['fit'].get('energy', {}).get('kgco2e', 0):.3g} g",
+        **used(record["fit"].get("energy", {})),
         "seconds": f"{record['seconds']:.0f}",
     }
     return facts(shown)

@@ -71,7 +71,7 @@ def card_of(
         "seconds": report.seconds,
         "compute": compute,
         "energy": energy,
-        "joules_per_sample": joules / max(1, report.steps * loop["batch_size"]),
+        "joules_per_sample": joules / max(1, report.steps * loop["batch_size"]) if energy["methods"] else None,
         "parameters": sum(p.numel() for p in objective.encoder.parameters()),
         "environment": report.fingerprints["environment"],
         "code": report.fingerprints["code"],
