@@ -637,3 +637,13 @@ def test_splits_that_count_their_files_anew(tmp_path):
     report = check(tmp_path, workers=1)
     assert not [f for f in report.findings if f.level == "error"], [f.line() for f in report.findings]
     assert report.samples == 12 and report.splits == {"test": 4, "train": 4, "val": 4}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_file_of_nodata_alone_has_no_order_of_bands(tmp_path):
+    root = folder(tmp_path, 10, names=())
+    for i in (2, 5):
+        change(image(root, i), lambda x: x * 0, nodata=0)
+    change(image(root, 7), lambda x: x[::-1].copy())
+    found = [f for f in check(root, only=("band-order",), workers=1).findings if f.level == "error"]
+    assert [f.file for f in found] == ["images/k007.tif"]

@@ -8,13 +8,17 @@ import typer
 
 
 def command(
-    data: Annotated[str, typer.Argument(help="A folder of rasters, such as images/KEY.tif with masks/KEY.tif.")],
+    data: Annotated[
+        str, typer.Argument(help="A folder of rasters (images/KEY.tif, masks/KEY.tif), a tortilla, a card.")
+    ],
     *,
     task: Annotated[str, typer.Option(help="What to learn; `swath list tasks` names them. Or: pretrain.")],
     sensor: Annotated[str, typer.Option(help="The sensor, where the files do not say it: sentinel2-l2a")] = "",
     bands: Annotated[str, typer.Option(help="The files' bands in order, comma-separated: blue,green,red,nir")] = "",
     pattern: Annotated[str, typer.Option(help="How images are named, for example {site}_{date}.tif")] = "",
-    out: Annotated[str, typer.Option(help="Where to write; by default into the data folder.")] = "",
+    out: Annotated[
+        str, typer.Option(help="Where to write; by default the data folder, or one called as the file.")
+    ] = "",
     encoder: Annotated[str, typer.Option(help="The encoder of the run file.")] = "swath-vit",
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
@@ -22,12 +26,19 @@ def command(
     from pathlib import Path
 
     from swath.cli.output import answer, note
+    from swath.core.errors import UserError
     from swath.data.propose import Hints
+    from swath.data.ready import begin, says_itself
     from swath.data.start import start
 
     names = tuple(b.strip() for b in bands.split(",") if b.strip())
-    done = start(Path(data), task, Hints(sensor, names, pattern), Path(out) if out else None, encoder)
+    hints, place = Hints(sensor, names, pattern), Path(out) if out else None
+    known = says_itself(data)
+    if known and hints != Hints():
+        raise UserError("these data say what they are", where=data, remedy="leave out --sensor, --bands and --pattern")
+    done = begin(data, task, place, encoder) if known else start(Path(data), task, hints, place, encoder)
     for text in () if as_json else done.assumed:
         note(f"assumed: {text}")
-    facts = {"card": str(done.card), "run": str(done.run), **done.found}
-    answer({**facts, "assumed": list(done.assumed)} if as_json else facts, as_json)
+    facts = {"card": done.card and str(done.card), "run": str(done.run), **done.found}
+    shown = {k: v for k, v in facts.items() if v is not None}
+    answer({**facts, "assumed": list(done.assumed)} if as_json else shown, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,10 @@ TORTILLAS = (".tortilla", ".taco")
 
 def from_card(card: Card, path: str | Path | None = None, card_ref: str = "") -> Source:
     """The source of a card: its `layout` says which reader and options; `path` is where the data lies."""
+    return parse_member(_of_card(card, path, card_ref), SOURCES, where=card.place).build()
+
+
+def _of_card(card: Card, path: str | Path | None, card_ref: str) -> dict[str, Any]:
     if not card.layout:
         raise UserError(
             f"the card '{card.name}' says what the data set is, not how its files lie",
@@ -40,8 +44,7 @@ def from_card(card: Card, path: str | Path | None = None, card_ref: str = "") ->
     known = {f.name for f in fields(cast(Any, member))}
     if "card" in known:
         options["card"] = card_ref or card.name
-    config: Any = parse_member(options, SOURCES, where=card.place)
-    return config.build()
+    return options
 
 
 def open_source(ref: Any, *, path: str | Path | None = None, assume: bool = False) -> Source:
@@ -59,6 +62,11 @@ def open_source(ref: Any, *, path: str | Path | None = None, assume: bool = Fals
         if hasattr(ref, "sample") and hasattr(ref, "splits"):
             return cast(Source, ref)
         raise UserError(f"this is no data: {ref!r}", remedy="give a folder, a card, a tortilla file or a config")
+    return parse_member(config_of(ref, path=path, assume=assume), SOURCES, where=str(ref)).build()
+
+
+def config_of(ref: str | Path, *, path: str | Path | None = None, assume: bool = False) -> dict[str, Any]:
+    """What a run file says under `data` of a folder, a card file, a tortilla, a shipped card's name, a run file."""
     file = Path(ref)
     if file.is_dir():
         return _folder(file, assume)
@@ -66,7 +74,7 @@ def open_source(ref: Any, *, path: str | Path | None = None, assume: bool = Fals
         return _file(file)
     name = str(ref)
     if name in CARDS:
-        return from_card(CARDS.get(name), path)
+        return _of_card(CARDS.get(name), path, "")
     raise UserError(
         "there is neither such a file or folder nor such a card",
         where=name,
@@ -74,26 +82,25 @@ def open_source(ref: Any, *, path: str | Path | None = None, assume: bool = Fals
     )
 
 
-def _folder(root: Path, assume: bool) -> Source:
+def _folder(root: Path, assume: bool) -> dict[str, Any]:
     if (root / "pack.json").is_file():
-        return parse_member({"kind": "packed", "path": str(root)}, SOURCES).build()
+        return {"kind": "packed", "path": str(root)}
     if (root / "card.toml").is_file():
         card = load_card(root / "card.toml")
         if card.layout and card.layout.get("kind") != "folder":
-            return from_card(card, root, str(root / "card.toml"))
-    config: Any = parse_member({"kind": "folder", "path": str(root)}, SOURCES)
-    return replace(config, assume=assume).build()
+            return _of_card(card, root, str(root / "card.toml"))
+    return {"kind": "folder", "path": str(root), **({"assume": True} if assume else {})}
 
 
-def _file(file: Path) -> Source:
+def _file(file: Path) -> dict[str, Any]:
     if file.suffix == ".toml":
-        return from_card(find_card(str(file)), file.parent, str(file))
+        return _of_card(find_card(str(file)), file.parent, str(file))
     if file.suffix in TORTILLAS or is_tortilla(file):
-        return parse_member({"kind": "tortilla", "path": str(file)}, SOURCES).build()
+        return {"kind": "tortilla", "path": str(file)}
     if file.suffix in (".yaml", ".yml"):
         return _run_file(file)
     if file.suffix in (".npy", ".npz", ".parquet"):
-        return parse_member({"kind": "pixels", "path": str(file)}, SOURCES).build()
+        return {"kind": "pixels", "path": str(file)}
     raise UserError(
         f"a file of type '{file.suffix}' is no data set",
         where=str(file),
@@ -101,7 +108,7 @@ def _file(file: Path) -> Source:
     )
 
 
-def _run_file(file: Path) -> Source:
+def _run_file(file: Path) -> dict[str, Any]:
     """The data of a run file."""
     import yaml
 
@@ -111,4 +118,4 @@ def _run_file(file: Path) -> Source:
         raise UserError(f"the run file cannot be read: {why}", where=str(file)) from why
     if not isinstance(data, dict) or "data" not in data:
         raise UserError("the run file has no `data`", where=str(file))
-    return parse_member(cast("dict[str, Any]", data)["data"], SOURCES, where=f"{file}: data").build()
+    return cast("dict[str, Any]", data)["data"]

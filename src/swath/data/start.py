@@ -53,7 +53,7 @@ _DEGREE_M = 111_320.0
 class Started:
     """What was written, what was found, and what was assumed."""
 
-    card: Path
+    card: Path | None
     run: Path
     found: dict[str, Any]
     assumed: tuple[str, ...]
@@ -98,9 +98,10 @@ def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder:
     if task == "regress" and card.labels[0].kind == "scalar":
         task = "scalar"
         notes.append(Note("one number a sample: the task is 'scalar'"))
-    run = run_of(data, card, task, encoder, len(splits.keys.get("train", index.items)))
+    what = {"kind": task, **({"label": card.labels[0].name} if len(card.labels) > 1 else {})}
+    run = run_of(data, card.name, what, encoder, len(splits.keys.get("train", index.items)))
     writes[target / "run.yaml"] = run_text(run, notes)
-    _write(writes)
+    write(writes)
     facts = {
         "samples": len(index.items),
         "layers": {x.id: list(x.wanted) for x in card.layers},
@@ -284,31 +285,28 @@ def _short(values: Any) -> list[float]:
     return [float(f"{v:.7g}") for v in values]
 
 
-def run_of(data: Mapping[str, Any], card: Card, task: str, encoder: str, train: int) -> dict[str, Any]:
+def run_of(data: Mapping[str, Any], name: str, task: Mapping[str, Any], encoder: str, train: int) -> dict[str, Any]:
     """The run as plain data: a small encoder trained whole, or for `pretrain` learning without labels."""
     chosen: dict[str, Any] = {"kind": encoder, "size": "tiny"} if encoder == "swath-vit" else {"kind": encoder}
-    if task == UNLABELLED:
+    if task["kind"] == UNLABELLED:
         tokens = {"kind": "mae", "mask": {"kind": "random", "ratio": 0.75}}
         return {
-            "name": card.name,
+            "name": name,
             "data": dict(data),
             "encoder": chosen,
             "objective": tokens if encoder == "swath-vit" else {"kind": "inpaint"},
             "loop": {**loop_of(train), "lr": 0.0003},
-            "out": f"runs/{card.name}",
+            "out": f"runs/{name}",
         }
-    what: dict[str, Any] = {"kind": task}
-    if len(card.labels) > 1:
-        what["label"] = card.labels[0].name
     return {
-        "name": card.name,
+        "name": name,
         "data": dict(data),
         "encoder": chosen,
-        "task": what,
+        "task": dict(task),
         "tuning": {"kind": "full"},
-        **({"augment": {"flips": True, "turns": True}} if task in TURNS else {}),
+        **({"augment": {"flips": True, "turns": True}} if task["kind"] in TURNS else {}),
         "loop": loop_of(train),
-        "out": f"runs/{card.name}",
+        "out": f"runs/{name}",
     }
 
 
@@ -382,7 +380,7 @@ def toml(value: Any) -> str:
     return repr(value)
 
 
-def _write(texts: Mapping[Path, str]) -> None:
+def write(texts: Mapping[Path, str]) -> None:
     """All files or none: written aside, then moved into place."""
     staged: list[tuple[Path, Path]] = []
     try:

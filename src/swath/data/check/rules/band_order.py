@@ -79,17 +79,19 @@ def _permuted(pairs: Pairs, expect: Expect) -> Iterator[Finding]:
     if len(pairs) < 3 or expect.channels < 2:
         return
     medians = np.array([f.column("p50") for _, f in pairs], dtype=np.float64)
-    shift = 0.0 if np.nanmin(medians) > 0 else float(1.0 - np.nanmin(medians))
-    logs: NDArray[np.float64] = np.log(medians + shift) if shift == 0 or expect.look != "db" else medians / 10
-    centre = np.nanmedian(logs, axis=0)
-    if not np.isfinite(centre).all():
+    full = np.isfinite(medians).all(axis=1)  # a file of nodata alone has no order
+    pairs, medians = [p for p, f in zip(pairs, full, strict=True) if f], medians[full]
+    if len(pairs) < 3:
         return
+    shift = 0.0 if medians.min() > 0 else float(1.0 - medians.min())
+    logs: NDArray[np.float64] = np.log(medians + shift) if shift == 0 or expect.look != "db" else medians / 10
+    centre = np.median(logs, axis=0)
     residual = logs - centre
-    residual -= np.nanmedian(residual, axis=1, keepdims=True)
-    costs = np.nanmean(np.abs(residual), axis=1)
+    residual -= np.median(residual, axis=1, keepdims=True)
+    costs = np.abs(residual).mean(axis=1)
     typical = float(np.median(costs))
     for (_, f), row, cost in zip(pairs, logs, costs, strict=True):
-        if not np.isfinite(cost) or cost < 4 * typical + 0.05 or f.profile is None:
+        if cost < 4 * typical + 0.05 or f.profile is None:
             continue
         gain = float(np.median(row - centre))
         table = np.abs(row[:, None] - gain - centre[None, :])
