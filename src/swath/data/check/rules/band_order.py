@@ -79,7 +79,7 @@ def _permuted(pairs: Pairs, expect: Expect) -> Iterator[Finding]:
     if len(pairs) < 3 or expect.channels < 2:
         return
     medians = np.array([f.column("p50") for _, f in pairs], dtype=np.float64)
-    full = np.isfinite(medians).all(axis=1)  # a file of nodata alone has no order
+    full: NDArray[np.bool_] = np.asarray(np.isfinite(medians).all(axis=1))  # a file of nodata alone has no order
     pairs, medians = [p for p, f in zip(pairs, full, strict=True) if f], medians[full]
     if len(pairs) < 3:
         return
