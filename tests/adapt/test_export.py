@@ -39,6 +39,16 @@ def test_export_is_equal(bundle, to, tmp_path):
         np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "task", "to"),
+    [pytest.param("class", "series", "onnx", marks=pytest.mark.slow), ("scalar", "scalar", "torch-export")],
+)
+def test_answers_about_a_whole_chip_are_exported(kind, task, to, tmp_path):
+    source = tiny.TinySource(kind, n=12, dates=3 if task == "series" else 1)
+    done = export(Bundle.load(tune(make(tmp_path, task=task, **FAST), source).bundle), to, tmp_path / "model")
+    assert done["largest_difference"] < 1e-4
+
+
 def test_unknown_target(bundle, tmp_path):
     with pytest.raises(UserError, match="torch-export"):
         export(bundle, "tflite", tmp_path / "model")

@@ -8,6 +8,7 @@ import torch
 from test_tune import make
 
 from swath.adapt.fcos import FCOS, around
+from swath.adapt.fields import as_mask
 from swath.adapt.objects import ObjectScores
 from swath.adapt.prepare import prepare
 from swath.adapt.regions import Anchors, cut, pasted, pooled
@@ -83,6 +84,23 @@ def test_anchors_stand_about_their_cells():
     torch.testing.assert_close(middle[64 * 6], torch.tensor([4.0, 4.0]))
     sides = (first[:6, 2:] - first[:6, :2]).prod(1).sqrt()
     torch.testing.assert_close(sides, torch.tensor([8.0, 8 * 2**0.5] * 3))
+
+
+def test_the_finest_level_learns_what_a_pixel_is(tmp_path):
+    source = tiny.ObjectSource(n=10)
+    module = prepare(make(tmp_path, task="instances"), source).task
+    batch = source.sample(0)
+    features, label = module.features(batch), batch.labels["what"]
+    canvas, layer = module._canvas(features, batch), batch.layers[tiny.SENSOR.id]
+    truth = as_mask(label, 1).value
+    told = 20.0 * torch.nn.functional.one_hot(truth, 3).movedim(-1, 1).float()
+    assert set(truth.unique().tolist()) == {0, 1, 2} and float(module._pixels(told, canvas, label, batch)) < 1e-3
+    wrong = told.roll(1, 1)
+    assert float(module._pixels(wrong, canvas, label, batch)) > 10
+    hidden = Batch({tiny.SENSOR.id: replace(layer, valid=torch.zeros_like(layer.valid))}, batch.where)
+    assert float(module._pixels(wrong, canvas, label, hidden)) == 0.0, "nobody sees these pixels"
+    assert "pixels" in module(batch).terms
+    assert "pixels" not in prepare(make(tmp_path, task="detect"), source).task(batch).terms
 
 
 def squares(n=32, seed=0):

@@ -20,8 +20,10 @@ from torch.nn import functional as F
 
 from swath.adapt.detail import PixelPyramid
 from swath.adapt.fcos import FCOS
+from swath.adapt.fields import as_mask
+from swath.adapt.losses.ce import CrossEntropy
 from swath.adapt.metrics import names_of, resample, spans
-from swath.adapt.task import Context, TaskModule, finest
+from swath.adapt.task import Context, TaskModule, finest, judged
 from swath.core.batch import Batch, Boxes, Label
 from swath.core.contracts import Features, Scores, Step
 from swath.core.errors import UserError
@@ -91,6 +93,7 @@ class Objects(TaskModule):
             self.rpn = proposals(self.strides, options.width)
             kept = (options.score, options.overlap, options.most)
             self.roi = Regions(self.strides, options.width, classes + 1, kept, options.masks)
+        self.plan = nn.Conv2d(options.width, 3, 1) if options.masks else None
 
     def _canvas(self, features: Features, batch: Batch) -> Canvas:
         h, w = features.maps[0].shape[-2:]
@@ -134,13 +137,26 @@ class Objects(TaskModule):
             part.train()
         try:
             targets = [_target(o, self.options.masks, canvas.factor) for o in label.objects]
-            _, losses = self._run(self._maps(features, batch), canvas, targets)
+            maps = self._maps(features, batch)
+            _, losses = self._run(maps, canvas, targets)
         finally:
             for part in parts:
                 part.train(training)
+        if self.plan is not None:
+            losses["loss_pixels"] = self._pixels(self.plan(maps[0]), canvas, label, batch)
         value = torch.stack(list(losses.values())).sum()
         terms = {k.removeprefix("loss_"): v.detach() for k, v in losses.items()}
         return Step(value, terms, float(len(batch)))
+
+    def _pixels(self, told: Tensor, canvas: Canvas, label: Label, batch: Batch) -> Tensor:
+        """What the finest level says of each pixel: outside, inside, at an edge. Boxes alone teach a pyramid slowly
+        what an object is made of (the semantic branch of arXiv:1901.07518)."""
+        whole = (round(canvas.size[0] / canvas.factor), round(canvas.size[1] / canvas.factor))
+        mask = as_mask(label, 1)
+        mask = judged(Batch(batch.layers, batch.where, {label.kind: mask}), label.kind).labels[label.kind]
+        h, w = mask.value.shape[-2:]
+        told = F.interpolate(told, whole, mode="bilinear", align_corners=False)[..., :h, :w]
+        return CrossEntropy()(told, mask.value, mask.valid)
 
     def tell(self, features: Features, batch: Batch) -> tuple[None, dict[str, Tensor]]:
         canvas = self._canvas(features, batch)
