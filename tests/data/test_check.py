@@ -15,6 +15,8 @@ from swath.core.errors import UserError
 from swath.data.check import CHECKS, check
 from swath.data.check.html import page
 from swath.data.check.text import lines
+from swath.data.propose import Hints
+from swath.data.start import start
 
 BANDS = ("blue", "green", "red", "nir")
 LEVELS = np.array([600, 900, 700, 2600])
@@ -647,3 +649,16 @@ def test_a_file_of_nodata_alone_has_no_order_of_bands(tmp_path):
     change(image(root, 7), lambda x: x[::-1].copy())
     found = [f for f in check(root, only=("band-order",), workers=1).findings if f.level == "error"]
     assert [f.file for f in found] == ["images/k007.tif"]
+
+
+@pytest.mark.parametrize("words", [("bands",) * 4, ("a", "b", "c", "d"), ("stack 1", "", "", "")])
+def test_descriptions_that_name_no_band_say_nothing_of_their_order(tmp_path, words):
+    root = folder(tmp_path, 6, names=())
+    start(root, "segment", Hints("sentinel2-l2a", tuple(BANDS)))
+    for i in range(6):
+        with rasterio.open(image(root, i), "r+") as out:
+            out.descriptions = words
+    assert not [f for f in check(root, only=("band-order",), workers=1).findings if f.level == "error"]
+    with rasterio.open(image(root, 3), "r+") as out:
+        out.descriptions = ("B03", "B02", "B04", "B08")
+    assert only_error(root, "band-order", "images/k003.tif", "band 1")

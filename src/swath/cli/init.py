@@ -25,7 +25,7 @@ def command(
     """Write card.toml and run.yaml: bands, units, classes, splits and statistics as found, assumptions as comments."""
     from pathlib import Path
 
-    from swath.cli.output import answer, note
+    from swath.cli.output import answer, note, say
     from swath.core.errors import UserError
     from swath.data.propose import Hints
     from swath.data.ready import begin, says_itself
@@ -42,3 +42,6 @@ def command(
     facts = {"card": done.card and str(done.card), "run": str(done.run), **done.found}
     shown = {k: v for k, v in facts.items() if v is not None}
     answer({**facts, "assumed": list(done.assumed)} if as_json else shown, as_json)
+    if not as_json:
+        say()
+        say(f"next: swath check {data}, then swath {'pretrain' if task == 'pretrain' else 'tune'} {done.run}")

@@ -45,6 +45,13 @@ def _canonical(name: str, sensor: str) -> str:
     return name.strip().lower()
 
 
+def _bands(have: list[str], expect: Expect) -> bool:
+    """Whether descriptions are names of bands: not one word for all, nor free text where a sensor's bands are known."""
+    said = [n for n in have if n not in ("", "-")]
+    known = set(SENSORS.get(expect.sensor).names) if expect.sensor in SENSORS else set(said)
+    return len(set(said)) == len(said) and bool(known & set(said))
+
+
 def _descriptions(named: Pairs, expect: Expect, total: int) -> Iterator[Finding]:
     if not named:
         return
@@ -59,7 +66,7 @@ def _descriptions(named: Pairs, expect: Expect, total: int) -> Iterator[Finding]
     for _, f in named:
         assert f.profile is not None
         have = [_canonical(n, expect.sensor) for n in f.profile.names]
-        if len(have) != len(right):
+        if len(have) != len(right) or not _bands(have, expect):
             continue
         wrong = [i for i, (a, b) in enumerate(zip(have, right, strict=True)) if a and b not in ("", "-") and a != b]
         if not wrong:
