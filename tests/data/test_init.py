@@ -583,3 +583,11 @@ def test_a_pattern_of_one_folder_leaves_the_others(tmp_path):
     visits(tmp_path, "{sensor}/{site}_{date}.tif")
     done = start(tmp_path, "series", Hints(pattern="S2L2A/{site}_{date}.tif"))
     assert done.found["samples"] == 12 and list(done.found["layers"]) == ["sentinel2-l2a"]
+
+
+def test_a_card_that_was_kept_and_names_no_label_is_named_as_the_cause(tmp_path):
+    folder(tmp_path, n=12)
+    start(tmp_path, "pretrain", Hints("sentinel2-l2a", S2))
+    with pytest.raises(UserError, match="found: none") as caught:
+        start(tmp_path, "segment", Hints(), tmp_path / "o")
+    assert "remove that file" in caught.value.remedy

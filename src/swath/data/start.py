@@ -130,7 +130,9 @@ def _label_for(root: Path, card: Card, task: str, index: Index, notes: list[Note
         raise UserError(
             f"the task '{task}' needs a label of kind {' or '.join(wanted)}; found: {has}",
             where=str(root),
-            remedy="put masks into masks/KEY.tif, classes into one folder each, or write a card for other labels",
+            remedy="add such a label to card.toml, or remove that file to let the folder be looked at anew"
+            if (root / "card.toml").is_file()
+            else "put masks into masks/KEY.tif, classes into one folder each, or write a card for other labels",
         )
     labels = tuple(_classes(root, x, index, notes) for x in (*fits, *(y for y in card.labels if y not in fits)))
     return replace(card, labels=labels)
