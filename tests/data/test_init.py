@@ -591,3 +591,9 @@ def test_a_card_that_was_kept_and_names_no_label_is_named_as_the_cause(tmp_path)
     with pytest.raises(UserError, match="found: none") as caught:
         start(tmp_path, "segment", Hints(), tmp_path / "o")
     assert "remove that file" in caught.value.remedy
+
+
+def test_a_card_written_elsewhere_finds_its_files(tmp_path):
+    folder(tmp_path / "d", n=12)
+    done = start(tmp_path / "d", "segment", Hints("sentinel2-l2a", S2), tmp_path / "o")
+    assert len(open_source(done.card)) == len(open_source(done.run)) == 12

@@ -44,4 +44,4 @@ def command(
     answer({**facts, "assumed": list(done.assumed)} if as_json else shown, as_json)
     if not as_json:
         say()
-        say(f"next: swath check {data}, then swath {'pretrain' if task == 'pretrain' else 'tune'} {done.run}")
+        say(f"next: swath check {done.run}, then swath {'pretrain' if task == 'pretrain' else 'tune'} {done.run}")

@@ -92,6 +92,8 @@ def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder:
         card = replace(card, splits=SplitCard(splits.rule, file, {k: len(v) for k, v in splits.keys.items()}))
         writes[target / "splits.json"] = json.dumps(splits.keys, indent=0)
     if not kept.is_file():
+        if target != root.resolve():  # a card that lies elsewhere says where the files are
+            card = replace(card, layout={**card.layout, "path": str(root.resolve())})
         card = replace(card, samples=len(index.items), statistics=_statistics(root, card, index, splits.keys))
         writes[card_path] = card_text(card, notes)
     data = {"kind": "folder", "path": str(root.resolve()), "card": str(card_path)}
