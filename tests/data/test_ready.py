@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from tests.data.pack import benv2_like, tiff, tortilla
 from swath.cli.main import main
 from swath.core import UnknownName, UserError
 from swath.core.config import load
+from swath.data.check import check
 from swath.data.open import open_source
 from swath.data.propose import Hints
 from swath.data.ready import begin, says_itself
@@ -107,3 +109,25 @@ def test_a_file_nobody_has_a_card_for_is_refused(tmp_path):
     with pytest.raises(UserError):
         begin(str(tmp_path / "x.tortilla"), "segment", tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("folder", "task"), [("m-eurosat", "classify"), ("brick_kiln", "classify"),
+                                              ("m-SA-crop-type", "segment")])  # fmt: skip
+def test_a_folder_of_hdf5_samples_is_known_by_its_name(shared, tmp_path, folder, task):
+    place = shared / "real/geobench_v1_samples" / folder
+    assert says_itself(str(place)) and check(place, workers=1).ok
+    done = begin(str(place), task, tmp_path / "o")
+    assert len(opened(done.run)) == 5 and done.found["splits"] == {"all": 5}
+
+
+def test_a_folder_of_hdf5_samples_of_no_known_name_is_refused(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with h5py.File(tmp_path / "mine/a.hdf5", "w") as file:
+        file["band"] = np.zeros((4, 4))
+    for ask in (lambda: begin(str(tmp_path / "mine"), "classify", tmp_path / "o"), lambda: check(tmp_path / "mine")):
+        with pytest.raises(UserError, match="no card is known") as caught:
+            ask()
+        assert "m-eurosat" in caught.value.remedy
+    folder(tmp_path / "d", n=2)
+    (tmp_path / "d/images/notes.hdf5").write_bytes(b"")
+    assert not says_itself(str(tmp_path / "d/images")), "rasters beside a file of another kind stay rasters"

@@ -12,6 +12,7 @@ from swath.core.contracts import Source
 from swath.core.errors import UserError
 from swath.data.card import Card, find_card, load_card
 from swath.data.cards import CARDS
+from swath.data.raster import RASTERS
 from swath.data.sources import SOURCES
 from swath.data.tortilla import is_tortilla
 
@@ -82,6 +83,12 @@ def config_of(ref: str | Path, *, path: str | Path | None = None, assume: bool =
     )
 
 
+def holds_hdf5(root: Path) -> bool:
+    """Whether a folder is one of HDF5 samples, as GEO-Bench v1 has them, and of no rasters."""
+    kinds = {p.suffix.lower() for p in root.iterdir()}
+    return ".hdf5" in kinds and not kinds & set(RASTERS)
+
+
 def _folder(root: Path, assume: bool) -> dict[str, Any]:
     if (root / "pack.json").is_file():
         return {"kind": "packed", "path": str(root)}
@@ -89,6 +96,8 @@ def _folder(root: Path, assume: bool) -> dict[str, Any]:
         card = load_card(root / "card.toml")
         if card.layout and card.layout.get("kind") != "folder":
             return _of_card(card, root, str(root / "card.toml"))
+    elif holds_hdf5(root):
+        return {"kind": "geobench1", "path": str(root)}
     return {"kind": "folder", "path": str(root), **({"assume": True} if assume else {})}
 
 

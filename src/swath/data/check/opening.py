@@ -12,6 +12,7 @@ from swath.data.check.expect import Expect, declared
 from swath.data.check.layout import Layout
 from swath.data.check.lists import Legend
 from swath.data.names import Pattern
+from swath.data.open import config_of, open_source
 
 
 @dataclass
@@ -79,7 +80,9 @@ def _expect(card: Card, layer: LayerCard) -> Expect:
 def open_data(path: Path) -> Opened:
     """A folder as it is (with its `card.toml`, where it has one), a card, a run file, or what `open_source` reads."""
     if path.is_dir():
-        return _by_card(path / "card.toml", path) if (path / "card.toml").is_file() else Opened(path)
+        if (path / "card.toml").is_file():
+            return _by_card(path / "card.toml", path)
+        return Opened(path) if config_of(path)["kind"] == "folder" else Opened(path, source=_source(str(path)))
     if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
         return _run_file(path)
     if path.suffix.lower() == ".toml" and path.is_file():
@@ -88,8 +91,6 @@ def open_data(path: Path) -> Opened:
 
 
 def _source(ref: Any) -> Any:
-    from swath.data.open import open_source
-
     return open_source(ref, assume=True)
 
 

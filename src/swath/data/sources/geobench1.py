@@ -53,12 +53,15 @@ class GeobenchConfig:
         elif (root / "card.toml").is_file():
             card = find_card(str(root))
         else:
-            name = "geobench1-" + root.resolve().name.lower().replace("_", "-")
-            if name not in CARDS:
+            told = root.resolve().name.lower().replace("_", "-")
+            name = next((n for n in (f"geobench1-{told}", f"geobench1-m-{told}") if n in CARDS), "")
+            if not name:
                 raise UserError(
                     "no card is known for this folder",
                     where=self.path,
-                    remedy=f"name one: {', '.join(n for n in CARDS.names() if n.startswith('geobench1-'))}",
+                    remedy="call the folder as the data set is called ("
+                    f"{', '.join(n.removeprefix('geobench1-') for n in CARDS.names() if n.startswith('geobench1-'))}), "
+                    "name its card in the run file, or put a card.toml there",
                 )
             card = CARDS.get(name)
         return GeobenchSource(root, card, self.partition, self.labels)
