@@ -137,6 +137,14 @@ def test_a_box_reads_what_lies_inside_it():
         int(v) for v in torch.bucketize((wide[:, 2:] - wide[:, :2]).prod(1).sqrt(), torch.tensor([16.0, 32.0]))
     } == {0, 2}
     torch.testing.assert_close(found.mean((2, 3)), (wide[:, :2] + wide[:, 2:]) / 2)
+    rough = [m.bfloat16() for m in maps]
+    assert torch.equal(pooled(rough, [wide], strides, 7), pooled([m.float() for m in rough], [wide], strides, 7))
+    two = [torch.cat([m, -m]) for m in maps]
+    torch.testing.assert_close(pooled(two, [wide[:3], wide[3:]], strides, 7), torch.cat([found[:3], -found[3:]]))
+
+
+def test_nothing_found_is_no_mask():
+    assert pasted(torch.zeros(0, 28, 28), torch.zeros(0, 4), (8, 9)).shape == (0, 8, 9)
 
 
 def test_the_pyramid_goes_down_to_the_small_objects(tmp_path):

@@ -64,17 +64,17 @@ def proposals(strides: Sequence[float], width: int) -> nn.Module:
 
 def pooled(maps: Sequence[Tensor], boxes: Sequence[Tensor], strides: Sequence[float], size: int) -> Tensor:
     """Features (N, C, size, size) of boxes (a list a sample), each from the level that fits its width."""
-    flat = torch.cat(list(boxes))
+    flat = torch.cat(list(boxes)).float()
     sample = torch.cat([flat.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
     side = (flat[:, 2:] - flat[:, :2]).clamp_min(1e-3).prod(1).sqrt()
     bounds = torch.tensor([CELLS * s for s in strides[:-1]], device=flat.device, dtype=flat.dtype)
     level = torch.bucketize(side, bounds)
     rois = torch.cat([sample, flat], 1)
-    out = maps[0].new_zeros(len(flat), maps[0].shape[1], size, size)
+    out = flat.new_zeros(len(flat), maps[0].shape[1], size, size)
     for i, (x, stride) in enumerate(zip(maps, strides, strict=True)):
         here = (level == i).nonzero().flatten()
         if len(here):
-            found = roi_align(x, rois[here].to(x.dtype), (size, size), 1.0 / stride, 1, aligned=True)
+            found = roi_align(x.float(), rois[here], (size, size), 1.0 / stride, 1, aligned=True)  # places bear no bf16
             out = out.index_put((here,), found)
     return out
 
