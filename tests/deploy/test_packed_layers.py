@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from swath.core import UserError
-from swath.deploy.packed import Exact, PackedConv, PackedLinear, PackedMlp, PackedUp, pack, packed, supported
+from swath.deploy.packed import Exact, PackedConv, PackedLinear, PackedUp, pack, packed, supported
 from swath.models.layers.transformer import Block
 
 pytestmark = pytest.mark.skipif(not supported("fp32"), reason="this build of torch has no oneDNN")
@@ -46,7 +46,8 @@ def test_a_transformer_and_its_weights():
     net = nn.Sequential(Block(96, 4), Block(96, 4), nn.Linear(96, 3))
     a, c, other = both(net, torch.randn(2, 17, 96))
     assert torch.allclose(a, c, atol=1e-5)
-    assert isinstance(other[0].mlp, PackedMlp) and isinstance(other[0].attn.qkv, PackedLinear)
+    assert isinstance(other[0].mlp.fc1, PackedLinear) and other[0].mlp.fc1.after == "gelu"
+    assert isinstance(other[0].mlp.fc2, PackedLinear) and isinstance(other[0].attn.qkv, PackedLinear)
     assert torch.equal(other[0].attn.qkv.weight, net[0].attn.qkv.weight)
     rows = torch.tensor([[0, 3], [5, 1]])
     with torch.inference_mode():
@@ -80,6 +81,16 @@ def test_what_is_watched_or_small_is_left():
     nn.utils.parametrizations.weight_norm(net[1])
     assert pack(net, "fp32")
     assert type(net[0]) is nn.Linear and not isinstance(net[1], PackedLinear) and type(net[2]) is nn.Linear
+
+
+@pytest.mark.parametrize("which", ["fc1", "fc2"])
+def test_half_of_an_mlp_may_be_watched(which):
+    net, seen = nn.Sequential(Block(96, 4)).eval(), []
+    getattr(net[0].mlp, which).register_forward_hook(lambda m, i, o: seen.append(which))
+    x = torch.randn(2, 5, 96)
+    with torch.inference_mode():
+        want = net(x)
+        assert pack(net, "fp32") and torch.allclose(net(x), want, atol=1e-5) and len(seen) == 2
 
 
 def test_a_copy_made_ready_leaves_the_network_as_it_was():

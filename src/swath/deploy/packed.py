@@ -58,17 +58,6 @@ class PackedLinear(nn.Module):
         return product(x.to(self.dtype), self.packed, self.bias, self.after)
 
 
-class PackedMlp(nn.Module):
-    """Two linear maps with exact GELU in the pass of the first."""
-
-    def __init__(self, mlp: Mlp, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = PackedLinear(mlp.fc1, dtype, "gelu"), PackedLinear(mlp.fc2, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x))
-
-
 class PackedConv(nn.Module):
     """A convolution, and the ReLU behind it, channels last."""
 
@@ -190,12 +179,14 @@ def _is_patches(child: nn.Module) -> bool:
 
 def _packed(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     """The same layer on oneDNN's side; None for what has to be left."""
-    watched = child.__dict__.get("_forward_hooks") or child.__dict__.get("_forward_pre_hooks")
-    if watched or nn.utils.parametrize.is_parametrized(child):
+    if not _free(child):
         return None
     if type(child) is Mlp and type(child.act) is nn.GELU and child.act.approximate == "none":
-        plain = type(child.fc1) in LINEAR and type(child.fc2) in LINEAR and _large(child.fc1)
-        return PackedMlp(child, dtype) if plain and _large(child.fc2) else None
+        if not all(type(f) in LINEAR and _free(f) and _large(f) for f in (child.fc1, child.fc2)):
+            return None
+        mlp: Any = child
+        mlp.fc1, mlp.act, mlp.fc2 = PackedLinear(mlp.fc1, dtype, "gelu"), nn.Identity(), PackedLinear(mlp.fc2, dtype)
+        return child
     if isinstance(child, nn.Linear) and type(child) in LINEAR and _large(child):
         return PackedLinear(child, dtype)
     if type(child) is nn.Conv2d and _large(child) and child.padding_mode == "zeros":
@@ -205,6 +196,12 @@ def _packed(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
         bare = not any(child.padding) and not any(child.output_padding) and set(child.dilation) == {1}
         return PackedUp(child, dtype) if square and bare else None
     return None
+
+
+def _free(layer: nn.Module) -> bool:
+    """Whether nobody watches a layer or reckons its weight."""
+    watched = layer.__dict__.get("_forward_hooks") or layer.__dict__.get("_forward_pre_hooks")
+    return not watched and not nn.utils.parametrize.is_parametrized(layer)
 
 
 def _large(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> bool:
