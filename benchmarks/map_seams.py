@@ -7,9 +7,9 @@ convolution, so that a pixel's probability depends on its tile by a third), or t
 (`--trained OUT` tunes a swath-vit of patch 8 into OUT once; or OUT is a bundle). The truth is a map without seams: each
 pixel is the mean over dense, shifted tiles, weighted towards their middles, all on one lattice of patches, as both
 maps' tiles are: what the lattice draws is in the truth too. A line of the map lies in the seams when it is at most 16
-pixels from the middle of an overlap. Along each line between two rows (or columns) of pixels the step error is
-sum_k |dp_k - dp_ref,k|: what the map jumps more, or less, than the truth. It is divided by the step error of the same
-line inside single tiles, far from their edges: what no blending can mend.
+pixels from the middle of an overlap of less than half a tile. Along each line between two rows (or columns) of pixels
+the step error is sum_k |dp_k - dp_ref,k|: what the map jumps more, or less, than the truth. It is divided by the step
+error of the same line inside single tiles, far from their edges: what no blending can mend.
 
   seams       the mean ratio over these lines: 1 means that they err no more than the inside of a tile
   worst line  the largest ratio over the lines across a seam, each the mean over all seams: how visible seams are
@@ -205,11 +205,13 @@ class Found:
     def add(self, p: np.ndarray, scene: Scene, places: list[int]) -> None:
         side = p.shape[1]
         inner = np.arange(TILE // 2, side - TILE // 2)
-        between = [(a + TILE + b) // 2 for a, b in pairwise(places)]
+        joins = [(a, b) for a, b in pairwise(places) if b - a > TILE // 2]  # the rest of theirs is laid over the last
+        between = [(a + TILE + b) // 2 for a, b in joins]
+        alone = [a + TILE // 2 for a in places[1:-1] if all(b == a or abs(b - a) > TILE // 2 for b in places)]
         ends = np.array(sorted({q for a in places for q in (a, a + TILE) if 0 < q < side})) - 1
         for axis in (0, 1):
             step = np.abs(steps(p, axis) - steps(scene.truth, axis)).sum(0).take(inner, 1 - axis).mean(1 - axis)
-            for out, middles in ((self.seams, between), (self.none, [a + TILE // 2 for a in places[1:-1]])):
+            for out, middles in ((self.seams, between), (self.none, alone)):
                 out += [(step[m - NEAR : m + NEAR], scene.inside[axis][m - NEAR : m + NEAR]) for m in middles]
             self.jump.append(tuple(
                 float(np.abs(steps(q, axis)).sum(0).mean(1 - axis)[ends].mean()) for q in (p, scene.truth)
