@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from swath.deploy.packed import PackedConv
 
 ABOUT = 9
-"""Cells of a map (a side) over which the mean about its edge is taken."""
+"""Cells along an edge over which the mean about each of them is taken."""
 
 Side = tuple[slice, slice]
 Padded = nn.Conv2d | PackedConv
@@ -55,39 +55,54 @@ def _keeps_size(layer: Padded) -> bool:
 
 
 def _mend(sides: Tensor, layer: Padded, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
-    """Outputs within the padding's reach of an edge, computed again from a map that goes on."""
-    x = given[0]
-    if len(x) != len(sides):
+    """Outputs within the padding's reach of an edge, computed again from a map that goes on.
+
+    Left and right are top and bottom of the map turned: kernels are slow on maps of one column.
+    """
+    x, (down, right) = given[0], layer.padding
+    if len(x) != len(sides) or min(x.shape[-2:]) < 2 * max(int(down), int(right)):
         return out
-    (down, right), (h, w) = cast("tuple[int, int]", layer.padding), (x.shape[-2], x.shape[-1])
-    everything = slice(None)
-    strips: list[tuple[int, int, Side, tuple[int, int, int, int], Side]] = [
-        (0, down, (slice(0, 2 * down), everything), (right, right, down, 0), (slice(0, down), everything)),
-        (1, down, (slice(-2 * down, None), everything), (right, right, 0, down), (slice(h - down, h), everything)),
-        (2, right, (everything, slice(0, 2 * right)), (right, 0, down, down), (everything, slice(0, right))),
-        (3, right, (everything, slice(-2 * right, None)), (0, right, down, down), (everything, slice(w - right, w))),
-    ]
-    for side, reach, near, pad, place in strips:
-        if not reach or not bool(sides[:, side].any()) or min(h, w) < 2 * max(down, right):
+    for turned, two, p, q in (
+        (False, sides[:, :2], int(down), int(right)),
+        (True, sides[:, 2:], int(right), int(down)),
+    ):
+        if not p or not bool(two.any()):
             continue
-        ring = _bare(layer, continued(x[(..., *near)], pad))
-        own = out[(..., *place)]
-        own.copy_(torch.where(sides[:, side].view(-1, 1, 1, 1), ring.to(out.dtype), own))
+        field, answer = (x.mT, out.mT) if turned else (x, out)
+        ring = _bare(layer, ends(field, p, q), turned).chunk(2)
+        for k, start in ((0, 0), (1, answer.shape[2] - p)):
+            own, on = answer.narrow(2, start, p), two[:, k]
+            own.copy_(ring[k] if bool(on.all()) else torch.where(on.view(-1, 1, 1, 1), ring[k], own))
     return out
 
 
-def continued(x: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
-    """A map and, on its sides (left, right, top, bottom), the mean of its edge repeated and of its blurred edge."""
-    around = [ABOUT // 2] * 4
-    blurred = F.avg_pool2d(F.pad(x, around, mode="replicate"), ABOUT, 1)
-    out = F.pad((x + blurred) / 2, pad, mode="replicate")
-    left, _, top, _ = pad
-    out[..., top : top + x.shape[-2], left : left + x.shape[-1]] = x
+def ends(x: Tensor, p: int, q: int) -> Tensor:
+    """Tops of maps (B, C, H, W), then their bottoms: what a convolution that reaches p rows and q columns looks at
+    there, with what is thought to lie beyond; (2 B, C, 3 p, W + 2 q)."""
+    b, c, h, w = x.shape
+    out = torch.empty(2 * b, c, 3 * p, w + 2 * q, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    inner = out[..., q : q + w]
+    inner[:b, :, p:], inner[b:, :, : 2 * p] = x[:, :, : 2 * p], x[:, :, h - 2 * p :]
+    beyond = continued(torch.cat([x[:, :, :1], x[:, :, h - 1 :]]))
+    inner[:b, :, :p], inner[b:, :, 2 * p :] = beyond[:b], beyond[b:]
+    if q:
+        out[..., :q], out[..., q + w :] = out[..., q : q + 1], out[..., q + w - 1 : q + w]
     return out
 
 
-def _bare(layer: Padded, x: Tensor) -> Tensor:
-    """The convolution without any padding."""
+def continued(edge: Tensor) -> Tensor:
+    """What lies beyond an edge (B, C, 1, W): the mean of its own values and of the means about them."""
+    half, size = ABOUT // 2, edge.shape[3]
+    wide = F.pad(edge.contiguous(), (half, half, 0, 0), mode="replicate").float()
+    about = wide[..., :size].clone()
+    for shift in range(1, ABOUT):  # far faster than pooling, which is not made for windows of one row
+        about += wide[..., shift : shift + size]
+    return edge.lerp(about.div_(ABOUT).to(edge.dtype), 0.5)
+
+
+def _bare(layer: Padded, x: Tensor, turned: bool) -> Tensor:
+    """The convolution without any padding, of maps or of maps turned."""
     if isinstance(layer, PackedConv):
-        return layer.run(x, [0, 0])
-    return F.conv2d(x, layer.weight, layer.bias, 1, 0, cast("Any", layer.dilation), layer.groups)
+        return layer.bare(x, turned)
+    weight, dilation = (layer.weight.mT, layer.dilation[::-1]) if turned else (layer.weight, layer.dilation)
+    return F.conv2d(x, weight, layer.bias, 1, 0, cast("Any", dilation), layer.groups)

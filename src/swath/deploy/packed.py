@@ -10,6 +10,7 @@ alone.
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import cached_property
 from itertools import chain
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -68,25 +69,35 @@ class PackedConv(nn.Module):
             list(cast("tuple[int, int]", v)) for v in (layer.kernel_size, layer.padding, layer.stride, layer.dilation)
         )
         self.groups, self.padding_mode = layer.groups, layer.padding_mode
-        weight = layer.weight.detach().to(dtype).contiguous()
-        self.packed = _ONE._reorder_convolution_weight(
-            weight, self.padding, self.stride, self.dilation, layer.groups, None
-        )
+        self.packed = self._laid_out(layer.weight.detach())
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+
+    def _laid_out(self, weight: Tensor) -> Tensor:
+        weight = weight.to(self.dtype).contiguous()
+        return _ONE._reorder_convolution_weight(weight, self.padding, self.stride, self.dilation, self.groups, None)
 
     @property
     def weight(self) -> Tensor:
         """The weight as it was."""
         return self.packed.to_dense(torch.float32)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x, self.padding)
+    @cached_property
+    def turned(self) -> Tensor:
+        """The weight for maps whose rows and columns have changed places."""
+        return self._laid_out(self.weight.mT)
 
-    def run(self, x: Tensor, padding: list[int]) -> Tensor:
-        """The answer with another padding than the layer's own."""
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(x, self.packed, self.padding, self.dilation)
+
+    def bare(self, x: Tensor, turned: bool) -> Tensor:
+        """The answer without any padding, for maps or maps turned; of a layer without strides."""
+        weight, dilation = (self.turned, self.dilation[::-1]) if turned else (self.packed, self.dilation)
+        return self._run(x, weight, [0, 0], dilation)
+
+    def _run(self, x: Tensor, weight: Tensor, padding: list[int], dilation: list[int]) -> Tensor:
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return _ONE._convolution_pointwise(
-            x, self.packed, self.bias, padding, self.stride, self.dilation, self.groups, self.after, [], "none"
+            x, weight, self.bias, padding, self.stride, dilation, self.groups, self.after, [], "none"
         )
 
 
