@@ -12,7 +12,8 @@ radar), which a linear map of pixels cannot take out. Both probes are ridge regr
 square (patch), and the commonest crop of a chip (chip). The gain is against the best of three random initialisations of
 the same encoder on the same sensors. The control breaks the one link that the objective can learn from and must lose
 the gain.
-One run is about half a CPU minute; records go to `benchmarks/learning_gate.jsonl`, one line a run.
+One run is about a CPU minute; records go to `benchmarks/learning_gate.jsonl`, one line a run, and those of runs with
+other settings (`--set`) to `benchmarks/learning_trials.jsonl`.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from swath.objectives.views.views import only
 from swath.train import Feed, LoopConfig, fit
 
 HERE = Path(__file__).parent
-RECORDS = HERE / "learning_gate.jsonl"
+RECORDS, TRIALS = HERE / "learning_gate.jsonl", HERE / "learning_trials.jsonl"
 CACHE = HERE.parent / "out" / "learning_gate"
 S2, S1 = "sentinel2-l2a", "sentinel1-rtc"
 BANDS = {S2: ["blue", "green", "red", "nir", "swir16", "swir22"], S1: ["vv", "vh"]}
@@ -320,8 +321,8 @@ def records():
     return [json.loads(t) for t in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
 
 
-def note(row):
-    with RECORDS.open("a") as file:
+def note(row, path=RECORDS):
+    with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)
 
@@ -427,7 +428,9 @@ def main():
     one.add_argument("objective", choices=sorted(PLANS))
     one.add_argument("seed", type=int)
     one.add_argument("link", choices=("whole", "broken"))
-    one.add_argument("--set", action="append", default=[], help="steps=300, lr=1e-3, config.tau=.1: tried, not noted")
+    one.add_argument(
+        "--set", action="append", default=[], help="steps=300, lr=1e-3, config.tau=.1: a trial, noted apart"
+    )
     many = verbs.add_parser("queue")
     many.add_argument("objectives", nargs="+", choices=sorted(PLANS))
     many.add_argument("--controls", type=int, default=2, help="seeds of the control")
@@ -448,7 +451,7 @@ def main():
                 change["config"] = {**PLANS[args.objective].config, **inner}
             row = learn(args.objective, args.seed, args.link, **change)
             if args.set:
-                print(json.dumps({**row, "set": args.set}), flush=True)
+                note({**row, "set": args.set}, TRIALS)
             else:
                 note(row)
         case "queue":

@@ -1,6 +1,7 @@
 """The table of learning gates is whole, and it is that of the records."""
 
 import importlib
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -40,3 +41,13 @@ def test_the_table_is_that_of_the_records(gate, tmp_path):
     gate.table(Path(page))
     assert Path(page).read_text() == (ROOT / "docs/pretrain.md").read_text()
     assert "not complete" not in Path(page).read_text()
+
+
+def test_what_the_page_says_of_trials_is_in_their_records(gate):
+    """Gains per chip over the best of three random encoders on the same sensors, each told on the page."""
+    told = (ROOT / "docs/pretrain.md").read_text().split("<!-- gates: end -->")[1].split("## Speed")[0]
+    trials = [json.loads(t) for t in gate.TRIALS.read_text().splitlines()]
+    assert {r["objective"] for r in trials} == {"croma", "triplet", "moco"}
+    for r in trials:
+        best = max(b["chip"] for b in gate.records() if b["objective"] == "random" and b["sensors"] == r["sensors"])
+        assert f"{100 * (r['chip'] - best):+.1f}" in told, r
