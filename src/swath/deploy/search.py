@@ -26,7 +26,7 @@ from swath.models.layers.products import linear
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 CHUNK = 1 << 14
-ENOUGH = 1 << 17
+ENOUGH = 1 << 20
 """Rows whose mean is near enough to that of all."""
 ROWS = 1 << 11
 """Vectors that are worked on at once while building: as many as stay in the caches."""
@@ -176,10 +176,10 @@ class Index:
         differ, count = np.empty(CHUNK, np.uint64), np.empty(CHUNK, np.uint8)
         for at in range(0, n, CHUNK):
             part = distance[at : at + CHUNK]
+            part[:] = 0
             for w in range(len(code)):
                 a = np.bitwise_xor(words[w, at : at + CHUNK], code[w], out=differ[: len(part)])
-                c = np.bitwise_count(a, out=count[: len(part)])
-                part[:] = c if w == 0 else part + c
+                part += np.bitwise_count(a, out=count[: len(part)])
         return distance
 
     def recall(self, queries: Floats, k: int = 10, candidates: int = 0) -> float:
