@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from rasterio.transform import from_origin
 
+from swath.core import SENSORS, Batch, Layer, Where
 from swath.core.errors import UserError
 from swath.data.check import CHECKS, check
 from swath.data.check.html import page
@@ -507,7 +509,7 @@ class Samples:
 def test_any_source(monkeypatch):
     from swath.data.check import opening
 
-    monkeypatch.setattr(opening, "_source", lambda ref: Samples())
+    monkeypatch.setattr(opening, "_source", lambda ref, place: Samples())
     found = {(f.check, f.file) for f in errors(check("set.tortilla", workers=1))}
     assert ("unreadable", "sample 2") in found and found <= {
         ("unreadable", "sample 2"), ("value-range", "s3"), ("unit", "s3"), ("pairing", "sample 2")
@@ -662,3 +664,32 @@ def test_descriptions_that_name_no_band_say_nothing_of_their_order(tmp_path, wor
     with rasterio.open(image(root, 3), "r+") as out:
         out.descriptions = ("B03", "B02", "B04", "B08")
     assert only_error(root, "band-order", "images/k003.tif", "band 1")
+
+
+def test_bands_of_several_units_and_weather_that_samples_share_are_no_errors(monkeypatch):
+    """Kelvin beside metres of rain is neither; the same weather or height is no second picture."""
+    from swath.data.check import opening
+
+    rng = np.random.default_rng(0)
+    land = SENSORS.get("sentinel2-l2a").select(("red", "nir"))
+    sky = SENSORS.get("era5").select(("temperature_2m", "precipitation"))
+
+    class Series:
+        name, licence, labels, sensors = "series", "MIT", {}, (land, sky)
+
+        def __len__(self):
+            return 12
+
+        def splits(self):
+            return {"train": range(8), "val": range(8, 10), "test": range(10, 12)}
+
+        def sample(self, index, bands=None):
+            weather = torch.tensor([[285.0, 0.002], [290.0, 0.004], [280.0, 0.0]])[None, :, :, None, None]
+            seen = torch.ones(1, 3, 1, 1, 1, dtype=torch.bool)
+            red = torch.tensor(rng.uniform(0.02, 0.4, (1, 3, 2, 1, 1)), dtype=torch.float32)
+            lonlat = torch.full((1, 2), torch.nan, dtype=torch.float64)
+            place = Where(torch.tensor([index]), lonlat, (None,), (f"s{index}",))
+            return Batch({land.id: Layer(land, red, seen, None), sky.id: Layer(sky, weather, seen, None)}, place)
+
+    monkeypatch.setattr(opening, "_source", lambda ref, place: Series())
+    assert not errors(check("set.tortilla", workers=1))

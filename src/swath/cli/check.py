@@ -9,8 +9,9 @@ import typer
 
 
 def command(
-    data: Annotated[str, typer.Argument(help="A folder, a card (.toml) or a run file (.yaml).")],
+    data: Annotated[str, typer.Argument(help="A folder, a card (.toml or its name), a run file (.yaml), a tortilla.")],
     *,
+    path: Annotated[str | None, typer.Option(help="Where the data of a shipped card lie.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="To compare with the split sizes.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Reader processes; one a core by default.")] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Run only this check; may be repeated.")] = None,
@@ -35,7 +36,7 @@ def command(
             sys.stderr.write(f"\rread {done} of {total} files" + ("\n" if done == total else ""))
             sys.stderr.flush()
 
-    report = check(data, batch_size=batch_size, workers=workers, only=tuple(only or ()), progress=progress)
+    report = check(data, batch_size=batch_size, workers=workers, only=tuple(only or ()), progress=progress, path=path)
     if html is not None:
         from swath.data.check.html import write
 

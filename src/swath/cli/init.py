@@ -16,6 +16,7 @@ def command(
     sensor: Annotated[str, typer.Option(help="The sensor, where the files do not say it: sentinel2-l2a")] = "",
     bands: Annotated[str, typer.Option(help="The files' bands in order, comma-separated: blue,green,red,nir")] = "",
     pattern: Annotated[str, typer.Option(help="How images are named, for example {site}_{date}.tif")] = "",
+    path: Annotated[str, typer.Option(help="Where the data of a shipped card lie (`swath data list`).")] = "",
     out: Annotated[
         str, typer.Option(help="Where to write; by default the data folder, or one called as the file.")
     ] = "",
@@ -36,7 +37,10 @@ def command(
     known = says_itself(data)
     if known and hints != Hints():
         raise UserError("these data say what they are", where=data, remedy="leave out --sensor, --bands and --pattern")
-    done = begin(data, task, place, encoder) if known else start(Path(data), task, hints, place, encoder)
+    if known:
+        done = begin(data, task, place, encoder, path=path or None)
+    else:
+        done = start(Path(data), task, hints, place, encoder)
     for text in () if as_json else done.assumed:
         note(f"assumed: {text}")
     facts = {"card": done.card and str(done.card), "run": str(done.run), **done.found}

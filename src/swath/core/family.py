@@ -6,6 +6,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from importlib import import_module, metadata
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -55,7 +56,9 @@ class Family(Generic[T]):
         stems = {p.name.removesuffix(self.suffix): p for p in folder.iterdir() if p.name.endswith(self.suffix)}
         return {s.replace("_", "-") if self.suffix == ".py" else s: p for s, p in stems.items() if s[0] != "_"}
 
+    @cached_property
     def _foreign(self) -> dict[str, metadata.EntryPoint]:
+        """What other packages bring; looked for once, as it reads every installed package's metadata."""
         found: dict[str, metadata.EntryPoint] = {}
         for point in metadata.entry_points(group=f"swath.{self.kind}"):
             if point.name in found or point.name in self._own():
@@ -65,7 +68,7 @@ class Family(Generic[T]):
 
     def names(self) -> list[str]:
         """Every member's name, sorted; imports nothing."""
-        return sorted({*self._own(), *self._foreign()})
+        return sorted({*self._own(), *self._foreign})
 
     def about(self, name: str) -> str:
         """One line: a data file's `title`, or the first sentence of a member's docstring; imports nothing."""
@@ -81,7 +84,7 @@ class Family(Generic[T]):
             if key in own:
                 read = self._read
                 value = read(key, own[key]) if read else member_of(own[key].name.removesuffix(".py"), self.package)
-            elif (foreign := self._foreign().get(key)) is not None:
+            elif (foreign := self._foreign.get(key)) is not None:
                 value = foreign.load()
             else:
                 raise UnknownName(self.kind, name, self.names())
@@ -89,7 +92,7 @@ class Family(Generic[T]):
         return self._cache[key]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.names()
+        return name in self._cache or name in self._own() or name in self._foreign
 
     def __iter__(self) -> Iterator[tuple[str, T]]:
         return ((n, self.get(n)) for n in self.names())

@@ -17,15 +17,17 @@ from swath.data.start import TASKS, UNLABELLED, Started, run_of, run_text, write
 
 
 def says_itself(ref: str) -> bool:
-    """Whether data need no card of ours: everything but a folder of rasters."""
+    """Whether data need no card of ours: everything but a folder of rasters that we have no card of."""
     return not Path(ref).is_dir() or config_of(ref)["kind"] != "folder"
 
 
-def begin(ref: str, task: str, out: Path | None = None, encoder: str = "swath-vit") -> Started:
-    """Write run.yaml into `out`, by default a folder here called as the data."""
+def begin(
+    ref: str, task: str, out: Path | None = None, encoder: str = "swath-vit", *, path: str | None = None
+) -> Started:
+    """Write run.yaml into `out`, by default a folder here called as the data; a shipped card's data lie in `path`."""
     if task not in (*TASKS, UNLABELLED):
         raise UnknownName("task", task, (*TASKS, UNLABELLED))
-    data = config_of(ref)
+    data = config_of(ref, path=path)
     data = {**data, "path": str(Path(data["path"]).resolve())} if "path" in data else data
     source = parse_member(data, SOURCES, where=ref).build()
     target = (out or Path(Path(ref).stem)).resolve()

@@ -151,8 +151,10 @@ def declared(
         rows.append((name, gain, shift, *known))
     first = next((r for r in rows if r[0] != "-"), rows[0])
     real = unit or next((sensor.band(n).unit for n in wanted if n != "-"), "")
+    units = {unit or sensor.band(n).unit for n in wanted if n != "-"}
+    look = looks_like(real, first[1], first[2]) if len(units) == 1 else "other"  # of mixed units nothing can be seen
     names, gains, shifts, lows, highs = (tuple(column) for column in zip(*rows, strict=True))
     return Expect(
-        names, sensor.id, sensor.kind, looks_like(real, first[1], first[2]), real, gains, shifts, lows, highs,
+        names, sensor.id, sensor.kind, look, real, gains, shifts, lows, highs,
         sensor.nodata if nodata is None else nodata, True, len(rows),
     )  # fmt: skip

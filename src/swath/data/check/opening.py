@@ -77,8 +77,9 @@ def _expect(card: Card, layer: LayerCard) -> Expect:
     return declared(card.sensor(layer.sensor), names, (layer.unit, layer.scale, layer.offset, layer.nodata))
 
 
-def open_data(path: Path) -> Opened:
-    """A folder as it is (with its `card.toml`, where it has one), a card, a run file, or what `open_source` reads."""
+def open_data(path: Path, place: str | None = None) -> Opened:
+    """A folder as it is (with its `card.toml`, where it has one), a card, a run file, or what `open_source` reads; a
+    shipped card's data lie in `place`."""
     if path.is_dir():
         if (path / "card.toml").is_file():
             return _by_card(path / "card.toml", path)
@@ -87,11 +88,11 @@ def open_data(path: Path) -> Opened:
         return _run_file(path)
     if path.suffix.lower() == ".toml" and path.is_file():
         return _by_card(path, path.parent)
-    return Opened(path, source=_source(str(path)))
+    return Opened(path, source=_source(str(path), place))
 
 
-def _source(ref: Any) -> Any:
-    return open_source(ref, assume=True)
+def _source(ref: Any, place: str | None = None) -> Any:
+    return open_source(ref, path=place, assume=True)
 
 
 def _by_card(file: Path, root: Path) -> Opened:

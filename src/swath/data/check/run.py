@@ -25,11 +25,13 @@ def check(
     workers: int | None = None,
     only: tuple[str, ...] = (),
     progress: Progress | None = None,
+    path: str | None = None,
 ) -> Report:
-    """Check a folder, a card or a run file. `only` names the checks to run; all when empty."""
+    """Check a folder, a card or a run file. `only` names the checks to run; all when empty. `path`: where the data of a
+    shipped card lie."""
     start = time.perf_counter()
     rules: dict[str, Check] = {n: CHECKS.get(n) for n in (only or CHECKS.names())}
-    opened = open_data(Path(data))
+    opened = open_data(Path(data), path)
     survey = _survey(opened, workers or max(1, min(8, os.cpu_count() or 1)), progress)
     survey.batch_size = batch_size if batch_size is not None else opened.batch_size
     findings, dropped = keep(_all(rules, survey))

@@ -37,7 +37,7 @@ def survey_source(source: Source, progress: Progress | None = None) -> Survey:
         if progress is not None and (i % 16 == 0 or i + 1 == len(source)):
             progress(i + 1, len(source))
     for sensor in source.sensors:
-        survey.expects[sensor.id] = declared(sensor, sensor.names, (sensor.bands[0].unit, 1.0, 0.0, None))
+        survey.expects[sensor.id] = declared(sensor, sensor.names, ("", 1.0, 0.0, None))
     for name, spec in source.labels.items():
         if spec.kind == "mask" and spec.classes and name in survey.layout.groups("label"):
             survey.legend, survey.legend_from = dict(enumerate(spec.classes)), f"the legend of {name}"

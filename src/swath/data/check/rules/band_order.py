@@ -7,6 +7,7 @@ cost = mean |log m_file - log m_group| per band, least over permutations (Hungar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ def _run(survey: Survey) -> Iterator[Finding]:
         yield from _cirrus(group, same, expect)
 
 
+@lru_cache(maxsize=4096)
 def _canonical(name: str, sensor: str) -> str:
     if sensor and name and name != "-":
         try:
