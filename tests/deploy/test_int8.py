@@ -97,3 +97,25 @@ def test_gaps_and_other_tiles_are_refused(bundle, graph):  # noqa: F811
         model.predict(
             Batch({name: replace(layer, x=layer.x[..., *small], valid=layer.valid[..., *small])}, batch.where)
         )
+
+
+def test_pixels_that_the_input_hides_are_not_judged(bundle, tmp_path):  # noqa: F811
+    import tiny_adapt as tiny
+
+    class Hidden(tiny.TinySource):
+        def __init__(self, wrong):
+            super().__init__("mask", n=40)
+            self.wrong = wrong
+
+        def sample(self, index, bands=None):
+            batch = super().sample(index, bands)
+            (name, layer), label = next(iter(batch.layers.items())), batch.labels["what"]
+            valid, value = layer.valid.clone(), label.value.clone()
+            valid[..., :8, :] = False
+            value[..., :8, :] = (value[..., :8, :] + self.wrong) % 3
+            labels = {"what": replace(label, value=value)}
+            return replace(batch, layers={name: replace(layer, valid=valid)}, labels=labels)
+
+    held = Bundle.load(bundle)
+    cards = [quantise(held, Hidden(wrong), tmp_path / f"{wrong}.onnx") for wrong in (0, 1)]
+    assert cards[0].score == cards[1].score and cards[0].same_classes == cards[1].same_classes > 0.9

@@ -30,7 +30,8 @@ from swath.deploy.commit import disk_error, publish
 
 @dataclass(frozen=True)
 class Int8Card:
-    """What a graph is of, and what it costs: `loss` is how much worse the score is than that of the bundle."""
+    """What a graph is of, and what it costs: `loss` is how much worse the score is than that of the bundle. Of classes,
+    `same_classes` is the share of judged pixels that keep theirs."""
 
     bundle: str
     sha256: str
@@ -42,7 +43,7 @@ class Int8Card:
     score: float
     score_int8: float
     loss: float
-    same_classes: float
+    same_classes: float | None = None
 
 
 def card_path(graph: Path) -> Path:
@@ -141,16 +142,17 @@ def _measure(bundle: Bundle, graph: Graph, source: Source, index: list[int], til
                 where=source.name,
                 remedy="measure on data cut as the bundle was trained",
             )
-        want, got = bundle.predict(batch), graph.predict(batch)
+        want, got, batch = bundle.predict(batch), graph.predict(batch), bundle.task.judged(batch)
         whole.update(want, batch)
         small.update(got, batch)
         if "classes" in want:
-            same += int((want["classes"] == got["classes"]).sum())
-            count += want["classes"].numel()
+            known = batch.labels[bundle.task.label.name].valid
+            same += int(((want["classes"] == got["classes"]) & known).sum())
+            count += int(known.sum())
     a, b = (float(s.compute()[s.primary]) for s in (whole, small))
     loss = a - b if whole.direction == "max" else b - a
     facts = {"metric": whole.primary, "score": a, "score_int8": b, "loss": loss}
-    return {**facts, "same_classes": same / count if count else float("nan")}
+    return {**facts, "same_classes": same / count if count else None}
 
 
 class Graph:
