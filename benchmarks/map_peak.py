@@ -5,7 +5,7 @@
 The peak is the time of the model's own products alone, at its own shapes: four linear maps a block, the two of
 attention, the patches. It is taken twice, with torch.matmul (what everybody gets) and with weights laid out by oneDNN
 as `swath.deploy.packed` lays them; the faster of the two is the processor's. Batches are what a map takes in each
-precision (or `--batch` in both), times are per image. Rounds are interleaved, medians.
+precision (or `--batch` in both), times are CPU time per image. Rounds are interleaved, medians.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def products(dim: int, heads: int, batch: int, dtype: torch.dtype, packed: bool)
 
 
 def main() -> None:
+    from swath.core.heap import keep_freed
     from swath.deploy.packed import pack, supported
     from swath.deploy.plan import BATCH
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
+    keep_freed()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dim, heads = DIMS[given.trunk.split("_")[1]]
@@ -96,9 +98,9 @@ def main() -> None:
             run()
         for n in range(given.rounds):
             for name in jobs if n % 2 else reversed(jobs):
-                begin = time.perf_counter()
+                begin = time.thread_time()
                 jobs[name]()
-                times[name].append((time.perf_counter() - begin) / batch[name[-4:]])
+                times[name].append((time.thread_time() - begin) / batch[name[-4:]])
     mid = {k: statistics.median(v) for k, v in times.items()}
     for name, seconds in mid.items():
         done = gflop[f"matmul {name[-4:]}"] / batch[name[-4:]]
