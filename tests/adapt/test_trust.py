@@ -56,6 +56,12 @@ def test_strangeness_finds_what_is_elsewhere():
     model = Mahalanobis.fit(known)
     assert float(model.score(same).mean()) == pytest.approx(0.5, abs=0.06)
     assert float(model.score(same + 40).min()) == 1.0
+    # no steps: a distance a little larger is a little stranger, and half of what was known lies nearer than the middle
+    d = model.distance(known).sort().values
+    shares = model.score(known)
+    assert float(shares.median()) == pytest.approx(0.5, abs=0.01) and float(shares.min()) == 0 and shares.max() == 1
+    order = model.distance(known).argsort()
+    assert bool((shares[order].diff() >= 0).all()) and len(shares.unique()) > 0.9 * len(d.unique())
     again = Mahalanobis.of(model.tensors())
     assert torch.equal(again.score(same), model.score(same))
     assert float(knn_distance(known[:5], known, 1).abs().max()) < 1e-5

@@ -37,9 +37,13 @@ class Mahalanobis:
         return (centred @ self.factor.T.to(features.device)).square().sum(-1)
 
     def score(self, features: Tensor) -> Tensor:
-        """0..1: share of training features that lie nearer to their mean."""
-        ranks = self.ranks.to(features.device)
-        return torch.searchsorted(ranks, self.distance(features).contiguous()).float() / len(ranks)
+        """0..1: share of training features that lie nearer to their mean, without steps between the ranks kept."""
+        ranks, d = self.ranks.to(features.device), self.distance(features).contiguous()
+        last = len(ranks) - 1
+        above = torch.searchsorted(ranks, d).clamp(1, last)
+        low, high = ranks[above - 1], ranks[above]
+        part = ((d - low) / (high - low).clamp_min(torch.finfo(d.dtype).tiny)).clamp(0.0, 1.0)
+        return (above - 1 + part) / last
 
     def tensors(self) -> dict[str, Tensor]:
         return {"ood.mean": self.mean, "ood.factor": self.factor, "ood.ranks": self.ranks}
