@@ -158,3 +158,26 @@ def test_frozen_run_reads_pixels_once(tmp_path):
     )
     assert cached < len(reads) / 2
     assert a.scores["iou_macro"] == pytest.approx(b.scores["iou_macro"], abs=0.02)
+
+
+def test_a_run_begins_anew_where_it_is_told_to(tmp_path, monkeypatch):
+    from swath.train.loop import _Fit
+
+    source, trust, taken = tiny.TinySource("class", n=24), {"bootstrap": 0, "chips": 0}, []
+    step = _Fit._step
+    monkeypatch.setattr(_Fit, "_step", lambda self, at, *rest: taken.append(at) or step(self, at, *rest))
+
+    def steps_of(steps, **how):
+        taken.clear()
+        loop = {"steps": steps, "batch_size": 4, "progress": False}
+        done = tune(make(tmp_path, task="classify", loop=loop, trust=trust), source, **how)
+        return done.scores, list(taken)
+
+    first = steps_of(2)
+    assert first[1] == [0, 1]
+    assert steps_of(2) == (first[0], []), "it was done"
+    with pytest.raises(UserError, match=r"loop\.steps") as caught:
+        steps_of(3)
+    assert "--fresh" in caught.value.remedy
+    assert steps_of(2, resume="never") == first
+    assert steps_of(3, resume="never")[1] == [0, 1, 2]

@@ -38,7 +38,7 @@ from swath.core.config import digest, plain
 from swath.core.contracts import Source
 from swath.core.errors import UserError
 from swath.core.records import Protocol, Result
-from swath.train import Feed, FitReport, Validation, fit
+from swath.train import Feed, FitReport, Resume, Validation, fit
 
 AT_ONCE = 16
 
@@ -56,13 +56,15 @@ class TuneResult:
     record: dict[str, Any]
 
 
-def tune(run: TuneRun, source: Source | None = None, command: Sequence[str] = ()) -> TuneResult:
-    """Fit, judge, pack. `source` replaces the run's own data (tests, notebooks)."""
+def tune(
+    run: TuneRun, source: Source | None = None, command: Sequence[str] = (), *, resume: Resume = "auto"
+) -> TuneResult:
+    """Fit, judge, pack. `source` replaces the run's own data (tests, notebooks); `resume` "never" begins anew."""
     out = Path(run.out or f"runs/{run.name}")
     began = time.monotonic()
     _writable(out)
     ready = prepare(run, source)
-    learned = _fit(run, ready, out)
+    learned = _fit(run, ready, out, resume)
     trusted, extra, reliability = _trust(run, ready)
     evidence = evaluate(ready.task, batches(ready.source, ready.splits.test, ready.bands, AT_ONCE), trust=True)
     _say_hidden(ready, evidence)
@@ -96,7 +98,7 @@ def _writable(out: Path) -> None:
 # --- learning
 
 
-def _fit(run: TuneRun, ready: Prepared, out: Path) -> FitReport | None:
+def _fit(run: TuneRun, ready: Prepared, out: Path, resume: Resume = "auto") -> FitReport | None:
     """Train; a frozen encoder without augmentation is asked once for each sample, then only the head learns."""
     task, source = ready.task, ready.source
     head = getattr(task, "head", None)
@@ -120,7 +122,7 @@ def _fit(run: TuneRun, ready: Prepared, out: Path) -> FitReport | None:
         return evaluate(task, batches(source, ready.splits.val, ready.bands, AT_ONCE)).scores.compute()
 
     validation = Validation(judge, watch.primary, watch.direction)
-    report = fit(task, feed, config, out=out / "train", validate=validation, run=_identity(run))
+    report = fit(task, feed, config, out=out / "train", validate=validation, resume=resume, run=_identity(run))
     task.store = None
     return report
 

@@ -11,6 +11,7 @@ def command(
     run: Annotated[str, typer.Argument(help="The run file; `swath init DATA --task segment` writes one.")],
     sets: Annotated[list[str] | None, typer.Option("--set", help="Override a key: loop.lr=0.0003.")] = None,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder to write; the run file's own by default.")] = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew even where a checkpoint is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Fit the model, judge it on the test split, write bundle, record and report."""
@@ -24,7 +25,8 @@ def command(
 
     extra = [f"out={out}"] if out else []
     extra += ["loop.progress=false"] if as_json else []
-    found = tune(config.load(run, TuneRun, [*(sets or []), *extra]), command=["swath", *sys.argv[1:]])
+    loaded = config.load(run, TuneRun, [*(sets or []), *extra])
+    found = tune(loaded, command=["swath", *sys.argv[1:]], resume="never" if fresh else "auto")
     page = write(found.out)
     primary = found.primary
     facts = {

@@ -2,6 +2,6 @@
 
 from swath.train.config import LoopConfig, Validation
 from swath.train.feed import Feed
-from swath.train.loop import FitReport, fit
+from swath.train.loop import FitReport, Resume, fit
 
-__all__ = ["Feed", "FitReport", "LoopConfig", "Validation", "fit"]
+__all__ = ["Feed", "FitReport", "LoopConfig", "Resume", "Validation", "fit"]

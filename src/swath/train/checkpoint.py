@@ -134,7 +134,7 @@ def compare(saved: Mapping[str, Any], mine: Mapping[str, Any], allow: tuple[str,
         raise UserError(
             "the run differs from the one that wrote the checkpoint:\n    " + "\n    ".join(rows[:20]),
             where=where,
-            remedy="resume with the same settings, name the section in loop.allow, or start in another folder",
+            remedy="resume with the same settings, name the section in loop.allow, start in another folder, or --fresh",
         )
 
 

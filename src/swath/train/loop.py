@@ -35,6 +35,8 @@ from swath.train.finite import explain
 from swath.train.progress import Progress
 from swath.train.ranks import Ranks, grad_norm, hold, join, wrap
 
+Resume = Literal["auto", "never", "must"]
+
 
 @dataclass
 class Journey:
@@ -77,7 +79,7 @@ def fit(
     *,
     out: Path,
     validate: Validation | None = None,
-    resume: Literal["auto", "never", "must"] = "auto",
+    resume: Resume = "auto",
     run: Any = None,
 ) -> FitReport:
     """Train `module(batch, generator) -> Step` on a feed; checkpoints and metrics go to `out`.
