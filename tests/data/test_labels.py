@@ -12,6 +12,7 @@ from shapely import box
 from tests.data.chips import folder, write
 
 from swath.core import UserError, collate
+from swath.data.labels import drawn
 from swath.data.open import open_source
 
 HEAD = """name = "t"
@@ -175,3 +176,21 @@ def test_refusals_name_the_file_and_the_value(tmp_path):
     (tmp_path / "images" / "k01.tif").write_bytes(b"II*\0 not a tiff")
     with pytest.raises(UserError, match="cannot be read"):
         open_source(tmp_path).sample(1)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"counts": "o"},  # ends where more is to come
+        {"counts": [8, -4, 12]},
+        {"counts": [1, "x"]},
+        {"counts": 3},
+        [[0, 0, 3, 0, 3, 3, 1]],
+        [[0, 0, 3, 0, 3, None]],
+        [3],
+    ],
+)
+def test_a_damaged_segmentation_is_named(shape):
+    with pytest.raises(UserError) as caught:
+        drawn(shape, (4, 4), "a.json, image k")
+    assert caught.value.where == "a.json, image k"

@@ -189,6 +189,15 @@ def numbered_label(ids: Pixels, card: LabelCard, nodata: float | None) -> Label:
 
 def drawn(shape: Any, size: tuple[int, int], where: str) -> Pixels:
     """COCO's segmentation as a mask: polygons in pixels, or run lengths down the columns."""
+    try:
+        return _drawn(shape, size, where)
+    except (IndexError, ValueError, TypeError, OverflowError) as why:
+        raise UserError(
+            f"a segmentation cannot be read: {str(why)[:120]}", where=where, remedy="write the annotation file again"
+        ) from why
+
+
+def _drawn(shape: Any, size: tuple[int, int], where: str) -> Pixels:
     from rasterio.features import rasterize
 
     h, w = size
