@@ -131,3 +131,15 @@ def test_a_folder_of_hdf5_samples_of_no_known_name_is_refused(tmp_path):
     folder(tmp_path / "d", n=2)
     (tmp_path / "d/images/notes.hdf5").write_bytes(b"")
     assert not says_itself(str(tmp_path / "d/images")), "rasters beside a file of another kind stay rasters"
+
+
+def test_a_path_beside_data_that_lie_somewhere_is_refused(benv2, tmp_path):
+    folder(tmp_path / "d", n=4)
+    for ref in (benv2, tmp_path / "d"):
+        with pytest.raises(UserError, match="shipped card"):
+            begin(str(ref), "segment", tmp_path / "o", path="x")
+        with pytest.raises(UserError, match="shipped card"):
+            check(ref, path="x")
+    with pytest.raises(SystemExit) as done:
+        main(["init", str(tmp_path / "d"), "--task", "segment", "--path", "x"])
+    assert done.value.code == 2 and not (tmp_path / "d/run.yaml").exists()

@@ -37,7 +37,7 @@ def command(
     known = says_itself(data)
     if known and hints != Hints():
         raise UserError("these data say what they are", where=data, remedy="leave out --sensor, --bands and --pattern")
-    if known:
+    if known or path:
         done = begin(data, task, place, encoder, path=path or None)
     else:
         done = start(Path(data), task, hints, place, encoder)

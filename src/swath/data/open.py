@@ -69,6 +69,8 @@ def open_source(ref: Any, *, path: str | Path | None = None, assume: bool = Fals
 def config_of(ref: str | Path, *, path: str | Path | None = None, assume: bool = False) -> dict[str, Any]:
     """What a run file says under `data` of a folder, a card file, a tortilla, a shipped card's name, a run file."""
     file = Path(ref)
+    if path is not None and file.exists():
+        raise UserError("a path goes with the name of a shipped card; this lies somewhere already", where=str(ref))
     if file.is_dir():
         return _folder(file, assume)
     if file.is_file():

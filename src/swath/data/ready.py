@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from swath.core.config import parse_member, plain
+from swath.core.config import parse_member
 from swath.core.contracts import Source
 from swath.core.errors import UnknownName, UserError
 from swath.data.open import config_of
@@ -61,4 +61,4 @@ def _task(source: Source, ref: str, task: str) -> dict[str, Any]:
             where=ref,
             remedy=f"these labels fit --task {', '.join(others)}" if others else "choose other data",
         )
-    return {"kind": task} if len(labels) == 1 else {"kind": task, "label": plain(fits[0])}
+    return {"kind": task} if len(labels) == 1 else {"kind": task, "label": fits[0]}

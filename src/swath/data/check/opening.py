@@ -80,6 +80,8 @@ def _expect(card: Card, layer: LayerCard) -> Expect:
 def open_data(path: Path, place: str | None = None) -> Opened:
     """A folder as it is (with its `card.toml`, where it has one), a card, a run file, or what `open_source` reads; a
     shipped card's data lie in `place`."""
+    if place is not None:
+        return Opened(path, source=_source(str(path), place))
     if path.is_dir():
         if (path / "card.toml").is_file():
             return _by_card(path / "card.toml", path)
