@@ -11,6 +11,7 @@ from swath.adapt.detail import Planes, moment_count, moments
 from swath.adapt.prepare import prepare
 from swath.adapt.tune import tune
 from swath.core.batch import Batch, Label, Layer, Where
+from swath.core.errors import SwathWarning
 from swath.train import LoopConfig, optim
 
 
@@ -115,13 +116,38 @@ def test_what_is_not_seen_stays_nothing_when_whitened():
     batch = alike(6)
     known = {tiny.SENSOR.id: dict.fromkeys(tiny.SENSOR.names, (0.3, 0.1)), "copdem": {"elevation": (0.0, 1.0)}}
     planes = Planes(known, 1)
-    planes.whiten([batch[i] for i in range(6)])
+    with pytest.warns(SwathWarning, match="copdem"):
+        planes.whiten([batch[i] for i in range(6)])
     layer = batch.layers[tiny.SENSOR.id]
     valid = layer.valid.clone()
     valid[..., :8] = False
     found = planes(Batch({tiny.SENSOR.id: replace(layer, valid=valid)}, batch.where), (16, 16))
     assert not found[..., :8].any() and found[:, :4, :, 8:].abs().min() > 0
     assert not found[:, 5:].any()  # a sensor that is missing
+
+
+def test_few_pixels_whiten_a_little_and_more_whiten_more():
+    """Samples of one pixel, as tables of pixels have: fewer than twice the moments were left as they came, unsaid."""
+    batch = alike(6)
+    x = batch.layers[tiny.SENSOR.id].x
+    layer = Layer.of(tiny.SENSOR, x[..., :1, :1])
+    tied = []
+    for n in (0, 2, 6):
+        planes = Planes({tiny.SENSOR.id: dict.fromkeys(tiny.SENSOR.names, (0.3, 0.1))}, 1)
+        if n:
+            planes.whiten([Batch({tiny.SENSOR.id: layer}, batch.where)[i] for i in range(n)])
+        after = planes(batch, (16, 16))[:, :4].movedim(1, -1).flatten(0, -2)
+        assert after.isfinite().all()
+        spread = torch.linalg.eigvalsh(torch.cov(after.T))
+        tied.append(float(spread[-1] / spread[0]))
+    assert tied[0] > tied[1] > tied[2]
+
+
+def test_a_sensor_that_no_sample_shows_is_said():
+    batch = alike(6)
+    known = {tiny.SENSOR.id: dict.fromkeys(tiny.SENSOR.names, (0.3, 0.1)), "copdem": {"elevation": (0.0, 1.0)}}
+    with pytest.warns(SwathWarning, match="none of the 6 training samples looked at shows a pixel of copdem"):
+        Planes(known, 1).whiten([batch[i] for i in range(6)])
 
 
 def test_one_constant_band_does_not_blow_up():

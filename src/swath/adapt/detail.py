@@ -13,6 +13,7 @@ them are seen) and the first harmonic of the year.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from swath.adapt.task import Statistics, finest, observed
 from swath.core.batch import Batch, Layer
+from swath.core.errors import SwathWarning
 
 MOST_MOMENTS = 8
 ALONE = 0.5
@@ -104,14 +106,22 @@ class Planes(nn.Module):
 
     @torch.no_grad()
     def whiten(self, samples: Sequence[Batch]) -> None:
-        """Learn turn and middle from samples of the training split."""
+        """Learn turn and middle from samples of the training split.
+
+        Fewer pixels than twice the moments do not tell all the ways in which they vary together: as many as there are
+        count against the standardised values' own unit covariance, so that a few turn a little and none turn nothing.
+        """
         for i, name in enumerate(self.statistics):
             rows = [_seen_pixels(self.values(b, name)[0], b.layers[name]) for b in samples if name in b.layers]
             x = torch.cat(rows).double() if rows else torch.zeros(0, 1)
-            if len(x) <= 2 * x.shape[1]:
+            if not len(x):
+                warnings.warn(f"none of the {len(samples)} training samples looked at shows a pixel of {name}: its "
+                              "bands are not whitened", SwathWarning, stacklevel=2)  # fmt: skip
                 continue
-            middle = x.mean(0)
-            spread, axes = torch.linalg.eigh((x - middle).T @ (x - middle) / len(x))
+            told = min(1.0, len(x) / (2 * x.shape[1]))
+            middle = told * x.mean(0)
+            own = (x - x.mean(0)).T @ (x - x.mean(0)) / len(x)
+            spread, axes = torch.linalg.eigh(told * own + (1.0 - told) * torch.eye(len(own)).to(own))
             turn = (axes / (spread.clamp_min(0.0) + FLOOR).sqrt()).T
             cast("Tensor", getattr(self, f"middle{i}")).copy_(middle)
             cast("Tensor", getattr(self, f"turn{i}")).copy_(turn)
