@@ -1,18 +1,21 @@
 """From a run to a bundle: every task learns more than its baseline, and the bundle says what the run said."""
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import tiny_adapt as tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from swath.adapt.bundle import Bundle, open_card
 from swath.adapt.run import TuneRun
 from swath.adapt.tune import tune
 from swath.core import config
 from swath.core.batch import Batch, collate
-from swath.core.errors import UserError
+from swath.core.errors import SwathWarning, UserError
 from swath.models import build_encoder
 
 VIT = {"kind": "swath-vit", "size": "nano", "patch": 8}
@@ -49,6 +52,37 @@ def test_bundle_says_what_the_run_said(scars):
     scores.update(a, batch)
     assert scores.compute()["iou_macro"] == pytest.approx(found.scores["iou_macro"], abs=1e-6)
     torch.testing.assert_close(a["probabilities"].sum(1), torch.ones(10, 32, 32))
+
+
+def rewritten(folder, to, change, drop=""):
+    """The bundle as another Swath might have written it."""
+    shutil.copytree(folder, to)
+    body = json.loads((to / "bundle.json").read_text())
+    if drop:
+        kept = {k: v for k, v in load_file(to / "weights.safetensors").items() if drop not in k}
+        save_file(kept, to / "weights.safetensors")
+        body["weights_sha256"] = hashlib.sha256((to / "weights.safetensors").read_bytes()).hexdigest()
+    change(body)
+    (to / "bundle.json").write_text(json.dumps(body))
+    return to
+
+
+def test_a_bundle_of_another_time_says_so(scars, tmp_path):
+    folder = scars[1].bundle
+    old = rewritten(folder, tmp_path / "old", lambda b: b.pop("format"), drop="planes.")
+    with pytest.raises(UserError, match="a bundle of format 1, and 'segment' of this Swath is of format 2") as why:
+        Bundle.load(old)
+    assert "tune it again" in why.value.remedy and "tensors missing" in why.value.what
+    with pytest.raises(UserError, match="format 1"):  # a key of its recipe that is gone
+        Bundle.load(rewritten(folder, tmp_path / "key", lambda b: (b.pop("format"), b["recipe"].update(gone=1))))
+    with pytest.raises(UserError, match="newer Swath"):
+        Bundle.load(rewritten(folder, tmp_path / "new", lambda b: b.update(format=99)))
+    with pytest.raises(UserError, match="changed after it was written"):
+        Bundle.load(rewritten(folder, tmp_path / "cut", lambda b: None, drop="planes."))
+    with pytest.raises(UserError, match="has no 'recipe'"):
+        Bundle.load(rewritten(folder, tmp_path / "bare", lambda b: b.pop("recipe")))
+    with pytest.warns(SwathWarning, match="is of format 1"):
+        Bundle.load(rewritten(folder, tmp_path / "fits", lambda b: b.pop("format")))
 
 
 def test_card_is_plain(scars):

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -35,11 +36,14 @@ from swath.adapt.uncertainty.strange import Mahalanobis
 from swath.core.batch import Batch, Layer
 from swath.core.config import parse, plain
 from swath.core.contracts import Input, LabelSpec
-from swath.core.errors import UserError
+from swath.core.errors import SwathWarning, UserError
 from swath.core.units import convert
 from swath.models import build_encoder
 
 SCHEMA = 1
+FORMAT = 2
+"""Counted up when a head gets other tensors, or the same tensors another meaning. 1: before pixels were whitened,
+objects had masks drawn at cells' centres and timm's maps were taken before their last norm (2026-11-21)."""
 FILES = ("bundle.json", "weights.safetensors", "README.md")
 _LARGEST = 64 * 2**30
 
@@ -228,7 +232,7 @@ class Bundle:
         blob = save(self.state(base))
         whole = replace(self.card.base, whole=base is None)
         card = replace(self.card, base=whole, digest="")
-        body = {"schema": SCHEMA, "recipe": plain(self.recipe), "card": plain(card)}
+        body = {"schema": SCHEMA, "format": FORMAT, "recipe": plain(self.recipe), "card": plain(card)}
         text = json.dumps(body["recipe"], sort_keys=True).encode()
         self.card = replace(card, digest=hashlib.sha256(text + hashlib.sha256(blob).digest()).hexdigest())
         body["card"] = plain(self.card)
@@ -252,7 +256,11 @@ class Bundle:
         """From a folder or a `.swath` file. A delta needs its base: found by the card's record, or given (an encoder
         to share, or a weights file); its hash must be the card's."""
         body, blob, where = read_files(Path(path))
-        card, recipe = parse(body["card"], Card, where=where), parse(body["recipe"], Recipe, where=where)
+        card = parse(body["card"], Card, where=where)
+        try:
+            recipe = parse(body["recipe"], Recipe, where=where)
+        except UserError as why:
+            raise _misfit(why.what, body, where) from why
         from safetensors.torch import load as load_tensors
 
         tensors = load_tensors(blob)
@@ -268,8 +276,11 @@ class Bundle:
         prefix = _trunk_prefix(task)
         lost = [k for k in state if k not in given and (card.base.whole or not k.startswith(prefix))]
         if left or lost:
-            raise UserError(f"the weights do not fit the recipe: {len(lost)} missing, {len(left)} unexpected "
-                            f"({', '.join([*lost, *left][:3])})", where=where)  # fmt: skip
+            raise _misfit(f"{len(lost)} tensors missing, {len(left)} unexpected ({', '.join([*lost, *left][:3])})",
+                          body, where)  # fmt: skip
+        if format_of(body) < FORMAT:
+            warnings.warn(f"{where} is of format {format_of(body)}, this Swath writes {FORMAT}: it loads, and may not "
+                          "answer quite as when it was tuned", SwathWarning, stacklevel=2)  # fmt: skip
         task.load_state_dict({**state, **given})
         if isinstance(base, nn.Module):
             delta.share(trunk_of(task), base)
@@ -299,6 +310,28 @@ class Bundle:
             self.recipe = replace(self.recipe, tuning=Frozen())
         self.card = replace(self.card, base=replace(self.card.base, whole=True))
         return self
+
+
+def format_of(body: Mapping[str, Any]) -> int:
+    """The format of a bundle's weights; those before formats were written down are of the first."""
+    found = body.get("format", 1)
+    return found if isinstance(found, int) else 0
+
+
+def _misfit(why: str, body: Mapping[str, Any], where: str) -> UserError:
+    """An old bundle, or one whose parts are not of one making."""
+    if format_of(body) >= FORMAT:
+        return UserError(
+            f"the weights do not fit the recipe: {why}",
+            where=where,
+            remedy="the bundle was changed after it was written: take it anew from where it came from",
+        )
+    task = body["card"].get("task", "")
+    return UserError(
+        f"a bundle of format {format_of(body)}, and '{task}' of this Swath is of format {FORMAT}: {why}",
+        where=where,
+        remedy="tune it again (record.json beside the bundle holds its run), or use the Swath that wrote it",
+    )
 
 
 def _trunk_prefix(task: TaskModule) -> str:
@@ -355,6 +388,12 @@ def read_files(path: Path) -> tuple[dict[str, Any], bytes, str]:
         raise UserError(f"this is no bundle: {why}", where=where) from why
     if not isinstance(body, dict) or body.get("schema") != SCHEMA:
         raise UserError("a bundle of another schema", where=where, remedy=f"this Swath reads schema {SCHEMA}")
+    if format_of(body) > FORMAT:
+        raise UserError(f"a bundle of format {format_of(body)}; this Swath reads formats up to {FORMAT}", where=where,
+                        remedy="it was written by a newer Swath: use that one")  # fmt: skip
+    lacks = [k for k in ("card", "recipe") if not isinstance(body.get(k), dict)]
+    if lacks:
+        raise UserError(f"this is no bundle: bundle.json has no '{lacks[0]}'", where=where)
     found = hashlib.sha256(blob).hexdigest()
     if found != body.get("weights_sha256"):
         raise UserError("weights.safetensors is damaged: its sha256 is not the card's", where=where)
