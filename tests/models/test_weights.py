@@ -111,6 +111,18 @@ def test_no_file_is_fetched_without_a_pin(monkeypatch):
         fetch_record("panopticon-base")
 
 
+def test_a_record_says_what_its_name_does(capsys):
+    """Nobody learns only at load time that a file is not fetched."""
+    from swath.cli.main import main
+
+    for name, words in (("presto", "give weights=PATH"), ("croma-base", "at 387883f08af79d777167519c57cd826eda89a16f")):
+        with pytest.raises(SystemExit):
+            main(["show", "weights", name])
+        assert words in " ".join(capsys.readouterr().out.split())
+    for record in (WEIGHTS.get(n) for n in NAMES):
+        assert ("of the hub at" in record.fetch) == bool(record.revision) != ("fetch " in record.fetch)
+
+
 def test_records_are_files_of_their_names():
     files = [p.name for p in resources.files("swath.models.weights").iterdir() if p.name.endswith(".toml")]
     assert sorted(f.removesuffix(".toml") for f in files) == NAMES

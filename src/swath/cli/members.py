@@ -17,6 +17,8 @@ def describe(name: str, member: str) -> tuple[dict[str, Any], dict[str, Rows]]:
     found = families.family(name).get(member)
     if dataclasses.is_dataclass(found) and not isinstance(found, type):
         facts = {"name": member, **dataclasses.asdict(found)}
+        if how := getattr(found, "fetch", ""):  # of weights
+            facts["fetch"] = how
         tables = {k: list(v) for k, v in facts.items() if isinstance(v, tuple) and v and isinstance(v[0], dict)}
         return {k: v for k, v in facts.items() if k not in tables}, tables
     facts = {

@@ -63,6 +63,16 @@ class WeightsRecord:
     settings: dict[str, str] = field(default_factory=dict[str, str])
     input: tuple[Seen, ...] = ()
 
+    @property
+    def fetch(self) -> str:
+        """What `weights=NAME` does, in words."""
+        place = f"{self.repo}/{self.file}" if self.repo and self.file else self.repo or self.url
+        if self.repo and self.revision:
+            return f"{place} of the hub at {self.revision}" + (
+                "" if self.sha256 or self.sha256_prefix else "; its sha256 is not known"
+            )
+        return f"not by Swath, for no revision of it is known: fetch {place} yourself and give weights=PATH"
+
     def __post_init__(self) -> None:
         where = f"weights record {self.name}"
         if self.licence not in SPDX and not _FREE.fullmatch(self.licence):
