@@ -15,7 +15,7 @@ from swath.adapt.predict import predict
 from swath.adapt.prepare import prepare
 from swath.adapt.task import judged, observed
 from swath.adapt.tune import tune
-from swath.core.batch import Batch, Layer, collate
+from swath.core.batch import Batch, Boxes, Label, Layer, collate
 from swath.core.errors import UserError
 from swath.core.sensors import SENSORS
 
@@ -88,6 +88,24 @@ def test_what_has_no_dates_cannot_stand_for_one():
     both = Batch({**one.layers, "copdem": height}, one.where, one.labels)
     assert not observed(both, (32, 32), every=True)[..., :16].any() and observed(both, (32, 32)).all()
     assert judged(both, "what", every=True).labels["what"].valid.sum() == 16 * 32
+
+
+def test_objects_that_nothing_shows_are_neither_learnt_nor_judged():
+    one = tiny.TinySource("mask").sample(0)
+    layer = one.layers[tiny.SENSOR.id]
+    xyxy = torch.tensor([[0.0, 0, 9, 9], [10, 4, 20, 12], [15.5, 3, 20, 9]])  # hidden, half hidden, hidden but an edge
+    masks = torch.zeros(3, 32, 32, dtype=torch.bool)
+    masks[0, :9, :9] = masks[1, 4:12, 10:16] = masks[2, 3:9, 16:20] = True
+    size, classes = torch.tensor([[32.0, 32.0]]), torch.tensor([0, 1, 2])
+    valid = layer.valid.clone()
+    valid[..., :16] = False
+    for given, left in ((None, [1, 2]), (masks, [2])):  # a mask knows better than a box what is hidden
+        label = Label("boxes", size, torch.ones_like(size, dtype=torch.bool), (Boxes(xyxy, classes, given),))
+        for seen, want in ((layer.valid, [0, 1, 2]), (valid, left), (torch.zeros_like(valid), [])):
+            batch = Batch({tiny.SENSOR.id: replace(layer, valid=seen)}, one.where, {"what": label})
+            found = judged(batch, "what").labels["what"].objects[0]
+            assert found.classes.tolist() == want and torch.equal(found.xyxy, xyxy[want])
+            assert given is None or torch.equal(found.masks, masks[want])
 
 
 FEW = {"loop": {"steps": 2, "batch_size": 4, "progress": False}, "trust": {"bootstrap": 20, "chips": 2}}

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from swath.adapt.fusion import as_encoder
 from swath.adapt.losses import Loss
 from swath.adapt.metrics import names_of
-from swath.core.batch import Batch, Label
+from swath.core.batch import Batch, Boxes, Label
 from swath.core.contracts import Features, LabelSpec, Scores, Step
 from swath.core.errors import UserError
 from swath.models.decoders import Decoder, DenseDecoder
@@ -84,16 +84,37 @@ def observed(batch: Batch, size: tuple[int, int], every: bool = False) -> Tensor
 
 
 def judged(batch: Batch, name: str, every: bool = False) -> Batch:
-    """The batch with pixels of its label (a mask or a map) that nothing shows counted as not labelled: no answer is
-    learnt or judged where there is nothing to see, and maps have no data there either."""
+    """The batch with pixels of its label (a mask or a map) that nothing shows counted as not labelled, and without the
+    objects of which nothing shows a pixel: no answer is learnt or judged where there is nothing to see, and maps have
+    no data there either."""
     label = batch.labels.get(name)
-    if label is None or label.kind not in ("mask", "map"):
+    if label is None or label.kind not in ("mask", "map", "boxes"):
         return batch
+    if label.kind == "boxes":
+        objects = tuple(_in_sight(batch[i], o, label.value[i].tolist()) for i, o in enumerate(label.objects))
+        return Batch(batch.layers, batch.where, {**batch.labels, name: replace(label, objects=objects)})
     shown = observed(batch, (label.value.shape[-2], label.value.shape[-1]), every)
     if shown is None:
         return batch
     valid = label.valid & (shown if label.valid.ndim == 3 else shown[:, None])
     return Batch(batch.layers, batch.where, {**batch.labels, name: replace(label, valid=valid)})
+
+
+def _in_sight(batch: Batch, objects: Boxes, size: Sequence[float]) -> Boxes:
+    """The objects of a sample of which some pixel is shown at some date."""
+    h, w = (max(1, round(n)) for n in size)
+    if all(bool(v.valid.all()) for v in batch.layers.values()) or not len(objects.classes):
+        return objects
+    shown = observed(batch, (h, w))
+    assert shown is not None
+    if objects.masks is not None:
+        kept = (objects.masks & shown).flatten(1).any(1) | ~objects.masks.flatten(1).any(1)
+    else:
+        low, high = objects.xyxy[:, :2].floor().long(), objects.xyxy[:, 2:].ceil().long()
+        corners = torch.cat([low, high], 1).clamp_min(0).tolist()
+        kept = torch.tensor([bool(shown[0, y0:y1, x0:x1].any()) for x0, y0, x1, y1 in corners], device=shown.device)
+    masks = None if objects.masks is None else objects.masks[kept]
+    return Boxes(objects.xyxy[kept], objects.classes[kept], masks)
 
 
 class TaskModule(nn.Module, ABC):
