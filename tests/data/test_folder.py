@@ -51,3 +51,44 @@ def test_band_subset_reads_only_these(tmp_path):
     part = source.sample(0, {"sentinel2-l2a": ["nir", "blue"]}).layers["sentinel2-l2a"]
     assert part.sensor.names == ("nir", "blue")
     torch.testing.assert_close(part.x, full.x[:, :, [3, 0]])
+
+
+CLOUDED = """
+name = "clouded"
+[layout]
+kind = "folder"
+[[layer]]
+sensor = "sentinel2-l2a"
+bands = ["blue", "green", "red", "nir"]
+path = "images/{key}.tif"
+clouds = "clouds/{key}.tif"
+hides = [8, 9]
+"""
+
+
+def test_a_layer_is_not_observed_under_its_own_cloud_masks(tmp_path):
+    """At the image's size or another; a mask that is missing is an error, half a declaration as well."""
+    folder(tmp_path, n=2)
+    (tmp_path / "card.toml").write_text(CLOUDED)
+    with pytest.raises(UserError, match="has no cloud mask"):
+        open_source(tmp_path).sample(0)
+    scl = np.full((1, 32, 32), 4, "uint8")
+    scl[:, :8], scl[:, 8:10, :20], scl[:, 10:12] = 9, 8, 3
+    write(tmp_path / "clouds" / "k00.tif", scl)
+    coarse = np.full((1, 16, 16), 4, "uint8")
+    coarse[:, :4] = 9
+    write(tmp_path / "clouds" / "k01.tif", coarse)
+    source = open_source(tmp_path)
+    want = torch.from_numpy(~np.isin(scl[0], (8, 9)))
+    assert torch.equal(source.sample(0).layers["sentinel2-l2a"].valid[0, 0, 0], want)
+    valid = source.sample(1).layers["sentinel2-l2a"].valid[0, 0, 0]
+    assert not valid[:8].any() and valid[8:].all()
+    before = source.fingerprint
+    write(tmp_path / "clouds" / "k01.tif", np.full((1, 32, 32), 4, "uint8"))
+    assert open_source(tmp_path).fingerprint != before
+    (tmp_path / "card.toml").write_text(CLOUDED.replace("hides = [8, 9]", ""))
+    with pytest.raises(UserError, match="go together"):
+        open_source(tmp_path)
+    (tmp_path / "card.toml").write_text(CLOUDED.replace('kind = "folder"', 'kind = "tortilla"'))
+    with pytest.raises(UserError, match="are read from folders"):
+        open_source(tmp_path)

@@ -187,6 +187,32 @@ def test_a_rendered_folder_has_a_card(tmp_path):
         assert told.labels["fields"].objects[0].masks.sum() == true.labels["fields"].objects[0].masks.sum()
 
 
+def test_a_rendered_folder_hides_what_clouds_hide(tmp_path):
+    """As in memory: a product with a mask of its own shows nothing under clouds; objects no date shows are counted."""
+    from swath.data.open import open_source
+
+    sensors, day = ("sentinel2-l2a", "sentinel2-l1c", "hls-s30"), DAYS[:1]
+    list(render(Render(str(tmp_path), 7, sensors, day, ("fields",), chips=3, size=60, near="cropland", clouds=4.0)))
+    source, world = open_source(tmp_path), World(7, clouds=4.0)
+    covered = hidden = every = 0
+    for i, site in enumerate(world.sites(3, seed=0, near="cropland")):
+        told, true = source.sample(i), world.batch([site], 60, sensors, days_of(day), ("fields",))
+        for sensor in sensors:
+            a, b = told.layers[sensor].valid, true.layers[sensor].valid
+            assert a.shape == b.shape and float((a == b).float().mean()) > 0.9
+            assert sensor != "sentinel2-l1c" or bool(a.all())
+        covered += not bool(told.layers["sentinel2-l2a"].valid.any())
+        with rasterio.open(tmp_path / "clouds" / f"{i:06d}_{day[0]}.tif") as src:
+            clear = torch.from_numpy(src.read(1)) != 1
+        held = json.loads((tmp_path / "labels" / "fields" / f"{i:06d}.json").read_text())["hidden"]
+        assert held == [not bool((m & clear).any()) for m in true.labels["fields"].objects[0].masks]
+        hidden, every = hidden + sum(held), every + len(held)
+    assert covered >= 1 and 0 < hidden < every
+    assert json.loads((tmp_path / "world.json").read_text())["hidden"] == {"fields": {"hidden": hidden, "of": every}}
+    text = (tmp_path / "card.toml").read_text()
+    assert "sentinel2-l1c comes without a cloud mask" in text and text.count("\nclouds = ") == 2
+
+
 def test_a_chip_without_a_value_has_an_empty_cell():
     rows = [
         ("a", {"value": None, "class": None, "tags": []}),

@@ -26,12 +26,13 @@ def render(
 ) -> None:  # fmt: skip
     """Render chips as GeoTIFFs with labels and STAC items; any number of workers writes the same bytes."""
     from swath.cli.output import answer
-    from swath.world.files import Render
+    from swath.world.files import Render, under_clouds
     from swath.world.files import render as run
 
     about = Render(str(out), seed, tuple(sensor), tuple(days), tuple(labels), chips, size, gsd, near, clouds)
     done = sum(1 for _ in run(about, workers))
-    answer({"chips": done, "images": done * len(days) * len(sensor), "out": str(out)}, as_json)
+    told = {"chips": done, "images": done * len(days) * len(sensor), "out": str(out)}
+    answer({**told, **under_clouds(out)}, as_json)
 
 
 @app.command()

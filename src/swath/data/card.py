@@ -33,7 +33,8 @@ class LayerCard:
     stored * scale + offset when that is not the band's own (for example `linear` for radar power).
     Channel i of timestep t is stored at `first + t * stride + i`. `path` says where in the layout: a subfolder or
     file pattern, ids of tortilla leaves, names of HDF5 data sets, a column. `order` names the timesteps where the
-    path has `{step}`, `dates_from` the metadata that holds their dates.
+    path has `{step}`, `dates_from` the metadata that holds their dates. `clouds` says where the layer's cloud masks lie
+    in a folder, one an image; a pixel is not observed where a quarter of it holds one of the values `hides`.
     """
 
     sensor: str
@@ -52,9 +53,13 @@ class LayerCard:
     dates_from: str = ""
     order: tuple[str, ...] = ()
     optional: bool = False
+    clouds: str = ""
+    hides: tuple[int, ...] = ()
     notes: str = ""
 
     def __post_init__(self) -> None:
+        if bool(self.clouds) != bool(self.hides):
+            raise ValueError(f"layer {self.id}: `clouds` (where masks lie) and `hides` (values that hide) go together")
         if not self.bands or set(self.bands) == {SKIP}:
             raise ValueError(f"layer {self.id} names no band")
         if self.steps < 1 or self.first < 0 or self.stride < 0:
@@ -190,6 +195,9 @@ class Card:
             twice = sorted({i for i in ids if ids.count(i) > 1})
             if twice:
                 raise ValueError(f"two of the {word}s are called '{twice[0]}': give one a `name`")
+        kind = self.layout.get("kind", "folder")
+        if kind != "folder" and any(x.clouds for x in self.layers):
+            raise ValueError(f"cloud masks of a layer's own are read from folders, not from the layout '{kind}'")
 
     def sensor(self, name: str) -> Sensor:
         """A sensor of the card's own, or a known one."""

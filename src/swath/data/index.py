@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,13 +32,15 @@ SPLIT_WORDS = {
 
 @dataclass(frozen=True)
 class Asset:
-    """One image file of a key: the layer it belongs to, its date (days since the epoch), band and step where named."""
+    """One image file of a key: the layer it belongs to, its date (days since the epoch), band and step where named, and
+    its cloud mask where the layer has such."""
 
     path: str
     layer: str
     date: int | None = None
     band: str = ""
     step: int = 0
+    clouds: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class _Collector:
         self.fields: dict[str, dict[str, str]] = {}
         self.duplicates: list[tuple[str, str, str]] = []
         self.bad_dates: list[tuple[str, str]] = []
+        self.clouds: dict[tuple[str, str, int | None, int], str] = {}
         self._seen: dict[tuple[str, ...], str] = {}
 
     def key(self, found: Fields) -> str:
@@ -139,6 +142,22 @@ class _Collector:
                 self.fields.setdefault(key, {}).update(found.values)
             return
 
+    def cloud(self, path: str, layer: LayerCard, patterns: list[Pattern]) -> None:
+        for pattern in patterns:
+            if (found := pattern.match(path)) is not None:
+                date, step = found.get("date"), found.get("step")
+                place = layer.order.index(step) if step in layer.order else 0
+                day = day_of(date, path) if date else None
+                self.clouds.setdefault((layer.id, self.key(found), day, place), path)
+                return
+
+    def hidden_by(self, asset: Asset, key: str) -> Asset:
+        """The asset with its cloud mask: that of its date, else the key's one for all dates."""
+        for day in (asset.date, None):
+            if path := self.clouds.get((asset.layer, key, day, asset.step)):
+                return replace(asset, clouds=path)
+        return asset
+
     def label(self, path: str, card: LabelCard, patterns: list[Pattern]) -> None:
         for pattern in patterns:
             found = pattern.match(path)
@@ -163,8 +182,11 @@ def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index
     names = scan(root) if files is None else files
     layers = [(x, file_pattern(x.path, RASTERS)) for x in card.layers]
     labels = [(x, file_pattern(x.path, RASTERS + VECTORS)) for x in card.labels if x.path and per_key(x)]
+    clouds = [(x, file_pattern(x.clouds, RASTERS)) for x in card.layers if x.clouds]
     got = _Collector(_anew(names, layers))
     for path in names:
+        for layer, patterns in clouds:
+            got.cloud(path, layer, patterns)
         for label, patterns in labels:
             got.label(path, label, patterns)
         for layer, patterns in layers:
@@ -182,7 +204,8 @@ def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index
         fields = got.fields[key]
         split = splits.get(key) or SPLIT_WORDS.get(fields.get("split", ""), fields.get("split", ""))
         split = card.splits.names.get(split, split)
-        images = tuple(sorted(got.images[key], key=lambda a: (a.layer, a.step, a.date or 0, a.band, a.path)))
+        assets = [got.hidden_by(a, key) for a in got.images[key]]
+        images = tuple(sorted(assets, key=lambda a: (a.layer, a.step, a.date or 0, a.band, a.path)))
         items.append(Item(key, images, mine, split, fields))
     orphans = tuple(p for k, v in sorted(got.labels.items()) if k not in got.images for p in v.values())
     return Index(root, tuple(items), tuple(lonely), orphans, tuple(got.duplicates), tuple(got.bad_dates),

@@ -13,11 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swath.core import SENSORS, LabelSpec
+from swath.core import SENSORS, LabelSpec, Sensor
 from swath.world.labels import LABELS
+from swath.world.planet import comes_masked
 
 STILL = ("elevation", "classes")
 """Kinds of sensor that have no dates."""
+CLOUD = 1
+"""Of the cloud masks: 0 clear, 1 cloud, 2 thin cloud, 3 shadow."""
 _COLUMN = {"class": "class", "tags": "tags", "scalar": "value"}
 
 
@@ -31,10 +34,20 @@ def card_of(name: str, sensors: Sequence[str], labels: Sequence[str], masked: Se
         sensor = SENSORS.get(one)
         date = "" if sensor.kind in STILL else "_{date}"
         path = f"images/{{key}}{date}_{one}.tif"
-        rows += ["[[layer]]", *_pairs({"sensor": one, "bands": sensor.names, "path": path}), ""]
+        rows += ["[[layer]]", *_pairs({"sensor": one, "bands": sensor.names, "path": path}), *_clouds(sensor), ""]
     for one in labels:
         rows += ["[[label]]", *_label(LABELS[one], one in masked), ""]
     return "\n".join(rows).rstrip() + "\n"
+
+
+def _clouds(sensor: Sensor) -> list[str]:
+    """Products with a cloud mask are read with it; others come as they are, and the card says so."""
+    if sensor.kind != "optical":
+        return []
+    if comes_masked(sensor.id):
+        return _pairs({"clouds": "clouds/{key}_{date}.tif", "hides": (CLOUD,)})
+    return [f"# {sensor.id} comes without a cloud mask: pixels under clouds count as observed. To hide them:",
+            '# clouds = "clouds/{key}_{date}.tif"', f"# hides = [{CLOUD}]  # 2 is thin cloud, 3 shadow"]  # fmt: skip
 
 
 def _label(spec: LabelSpec, masked: bool) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """The world as true files: GeoTIFFs with scale, offset and nodata, labels, and STAC items, without any time stamp.
 
-    DIR/world.json                          what was rendered
+    DIR/world.json                          what was rendered, and how many objects clouds hide on every date
     DIR/card.toml                           what `swath init` reads: layers, bands, labels, classes, units
     DIR/images/{key}_{date}_{sensor}.tif    stored values of the product (COG for scenes)
-    DIR/clouds/{key}_{date}.tif             0 clear, 1 cloud, 2 thin cloud, 3 shadow
+    DIR/clouds/{key}_{date}.tif             0 clear, 1 cloud, 2 thin cloud, 3 shadow; the card names them for products
+                                            that have a mask of their own
     DIR/labels/{label}/{key}.tif or .json   rasters, or values and boxes
     DIR/labels/{label}.csv or .json         the values of all chips as a table, the boxes as COCO
     DIR/items/{key}_{date}_{sensor}.json    STAC item
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +31,7 @@ import torch
 from rasterio.transform import Affine
 from rasterio.windows import Window as RasterWindow
 
-from swath.core import SENSORS, Batch, Grid, Label, LabelSpec, Sensor, UserError, Window
+from swath.core import SENSORS, Batch, Boxes, Grid, Label, LabelSpec, Sensor, UserError, Window
 from swath.world import card, globe
 from swath.world.labels import LABELS
 from swath.world.moment import EPOCH
@@ -163,12 +165,13 @@ def write_raster_label(path: Path, label: Label, spec: LabelSpec, grid: Grid) ->
     return _settle(part, path)
 
 
-def _numbers(label: Label, spec: LabelSpec) -> Any:
+def _numbers(label: Label, spec: LabelSpec, clouds: Mapping[int, Plane]) -> Any:
     """A class, tags, a scalar or boxes as plain data."""
     if label.kind == "boxes":
         found = label.objects[0]
         rows = [[round(float(v), 2) for v in row] for row in found.xyxy]
-        return {"boxes": rows, "classes": [spec.classes[int(c)] for c in found.classes]}
+        named = {"boxes": rows, "classes": [spec.classes[int(c)] for c in found.classes]}
+        return named | ({"hidden": _hidden(found, clouds)} if clouds else {})
     valid = bool(label.valid.all())
     if label.kind == "class":
         return {"class": spec.classes[int(label.value[0])] if valid else None}
@@ -177,12 +180,23 @@ def _numbers(label: Label, spec: LabelSpec) -> Any:
     return {"value": round(float(label.value[0]), 4) if valid else None, "unit": spec.unit}
 
 
-def _write_label(folder: Path, key: str, name: str, label: Label, grid: Grid) -> None:
+def _hidden(objects: Boxes, clouds: Mapping[int, Plane]) -> list[bool]:
+    """Whether clouds lie over the whole of an object on every date: no optical image shows it."""
+    clear = np.stack([plane != card.CLOUD for plane in clouds.values()]).any(0)
+    told: list[bool] = []
+    for i, (x0, y0, x1, y1) in enumerate(objects.xyxy.tolist()):
+        box = clear[max(0, math.floor(y0)) : math.ceil(y1), max(0, math.floor(x0)) : math.ceil(x1)]
+        told.append(not bool((box if objects.masks is None else clear[objects.masks[i].numpy()]).any()))
+    return told
+
+
+def _write_label(folder: Path, key: str, named: tuple[str, Label], grid: Grid, clouds: Mapping[int, Plane]) -> None:
+    name, label = named
     spec = LABELS[name]
     if label.kind in ("mask", "map", "image"):
         write_raster_label(folder / name / f"{key}.tif", label, spec, grid)
         return
-    write_json(folder / name / f"{key}.json", _numbers(label, spec))
+    write_json(folder / name / f"{key}.json", _numbers(label, spec, clouds))
     if label.kind == "boxes" and label.objects[0].masks is not None:
         ids = np.zeros(grid.shape, np.int32)
         for i, mask in enumerate(label.objects[0].masks.numpy(), 1):
@@ -234,8 +248,8 @@ def write_sample(out: Path, key: str, batch: Batch, clouds: Mapping[int, Plane])
     for day, plane in clouds.items():
         label = Label("mask", torch.from_numpy(plane)[None], torch.ones(1, *plane.shape, dtype=torch.bool))
         write_raster_label(out / "clouds" / f"{key}_{date_of(day)}.tif", label, LABELS["cloud"], base)
-    for name, label in batch.labels.items():
-        _write_label(out / "labels", key, name, label, base)
+    for named in batch.labels.items():
+        _write_label(out / "labels", key, named, base, clouds)
 
 
 def render_chip(job: tuple[Render, int, Site]) -> str:
@@ -267,8 +281,21 @@ def render(run: Render, workers: int = 1) -> Iterator[str]:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             yield from pool.map(render_chip, jobs)
     out, keys = Path(run.out), [str(p["key"]) for p in places]
-    write_json(out / "world.json", {"render": about, "chips": places})
+    hidden = {n: _count_hidden(out, n, keys) for n in run.labels if LABELS[n].kind == "boxes"}
+    write_json(out / "world.json", {"render": about, "chips": places, **({"hidden": hidden} if hidden else {})})
     _write_card(out, run, keys)
+
+
+def _count_hidden(out: Path, name: str, keys: Sequence[str]) -> dict[str, int]:
+    """How many objects of a label clouds hide on every date, of how many."""
+    told = [held for _, held in card.gathered(out, name, keys)]
+    return {"hidden": sum(sum(held.get("hidden", ())) for held in told), "of": sum(len(h["boxes"]) for h in told)}
+
+
+def under_clouds(out: Path) -> dict[str, str]:
+    """What a rendered data set says of objects that no optical image of it shows."""
+    held: dict[str, dict[str, int]] = json.loads((out / "world.json").read_text(encoding="utf-8")).get("hidden", {})
+    return {f"{k} under clouds on every date": f"{v['hidden']} of {v['of']}" for k, v in held.items()}
 
 
 def _write_card(out: Path, run: Render, keys: Sequence[str]) -> None:
@@ -354,4 +381,4 @@ def _stream_label(scene: WorldScene, name: str, path: Path) -> Path:
     return _optimise(loose, part, path)
 
 
-__all__ = ["Render", "Window", "date_of", "days_of", "render", "write_image", "write_scene"]
+__all__ = ["Render", "Window", "date_of", "days_of", "render", "under_clouds", "write_image", "write_scene"]

@@ -117,6 +117,11 @@ class World:
         return [look(ground, self.shift.day(int(d))) for d in days]
 
 
+def comes_masked(sensor: str) -> bool:
+    """Whether a product has a cloud mask of its own."""
+    return sensor in MASKED or sensor.endswith("-sr")
+
+
 def _chosen(sensors: Bands) -> list[Sensor]:
     """Sensors with their bands; what the world cannot show is refused."""
     wanted = dict(sensors) if isinstance(sensors, Mapping) else dict.fromkeys(sensors)
@@ -191,7 +196,7 @@ class Stage:
             else:
                 x = weather.daily(sensor, m, frame)
             planes.append(self._resize(x, sensor, frame))
-        masked = self.world.mask_clouds and bool(clear) and (sensor.id in MASKED or sensor.id.endswith("-sr"))
+        masked = self.world.mask_clouds and bool(clear) and comes_masked(sensor.id)
         return _layer(sensor, np.stack(planes), np.stack(clear) if masked else None, self.days)
 
     def _resize(self, x: Plane, sensor: Sensor, frame: Frame) -> Plane:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
 
 from swath.core.batch import Batch, Label, Layer
 from swath.core.contracts import LabelSpec
@@ -24,6 +26,9 @@ from swath.data.names import day_of
 from swath.data.place import where
 from swath.data.propose import Hints, propose
 from swath.data.raster import grid_of, opened, read_open
+
+HIDDEN = 0.25
+"""Share of a pixel that clouds may cover before it counts as not observed."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ class FolderSource:
         """Hash of the card and of every file's name, size and time."""
         digest = hashlib.sha256(self.card.digest.encode())
         for item in self.index.items:
-            for path in (*(a.path for a in item.images), *item.labels.values()):
+            clouds = (a.clouds for a in item.images if a.clouds)
+            for path in (*(a.path for a in item.images), *clouds, *item.labels.values()):
                 stat = (self.root / path).stat()
                 digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
@@ -177,6 +183,7 @@ class FolderSource:
             lacks = next(w for i, w in enumerate(card.order) if i not in here)
             raise UserError(f"the step '{lacks}' is missing beside this file", where=str(self.root / assets[0].path))
         stacks: list[Pixels] = []
+        clear: list[Pixels] = []
         grid: Grid | None = None
         nodata: float | None = None
         ordered = sorted(by_date, key=lambda d: (d[0], d[1] or 0))
@@ -188,11 +195,31 @@ class FolderSource:
                     where=str(self.root / by_date[day][0].path),
                 )
             stacks.append(stack)
+            if card.clouds:
+                clear.append(self._clear(card, by_date[day][0], stack))
         times = [d for _, d in ordered if d is not None]
         if not times and card.dates:
             times = [day_of(d, self.card.place) for d in card.dates]
         stacked = np.concatenate(stacks) if len(stacks) > 1 else stacks[0]
-        return layer_of(stacked, storage, nodata, times or None), grid
+        seen = np.concatenate(clear) if clear else None
+        return layer_of(stacked, storage, nodata, times or None, seen), grid
+
+    def _clear(self, card: LayerCard, asset: Asset, stack: Pixels) -> Pixels:
+        """Where the cloud mask hides nothing, (T, 1, H, W) as the stack."""
+        if not asset.clouds:
+            raise UserError(
+                "the image has no cloud mask",
+                where=str(self.root / asset.path),
+                remedy=f"the card looks for it at {card.clouds}: add it, or take `clouds` from the layer {card.id}",
+            )
+        t, _, h, w = stack.shape
+        path = self.root / asset.clouds
+        with opened(path) as data:
+            if data.count not in (1, t):
+                raise UserError(f"a cloud mask of {data.count} bands for {t} dates", where=str(path))
+            raw = np.isin(read_open(data), card.hides)
+        hidden = adaptive_avg_pool2d(torch.from_numpy(raw.astype(np.float32))[:, None], (h, w)) >= HIDDEN
+        return np.broadcast_to(~hidden.numpy(), (t, 1, h, w))
 
     def _stack(self, storage: Storage, assets: Sequence[Asset]) -> tuple[Pixels, Grid | None, float | None]:
         """The stored pixels (T, C, H, W) of one date."""
