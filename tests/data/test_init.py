@@ -597,3 +597,29 @@ def test_a_card_written_elsewhere_finds_its_files(tmp_path):
     folder(tmp_path / "d", n=12)
     done = start(tmp_path / "d", "segment", Hints("sentinel2-l2a", S2), tmp_path / "o")
     assert len(open_source(done.card)) == len(open_source(done.run)) == 12
+
+
+@pytest.mark.parametrize("odd", [3, 9])
+def test_images_of_both_baselines_are_said(tmp_path, odd):
+    """Chips without and with the +1000 offset of 2022 in one folder."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        low = 1000 if i < odd else 0
+        dn = (rng.gamma(2.0, 500.0, (4, 32, 32)) + 150 + low).astype("uint16")
+        write(tmp_path / "images" / f"{i:02d}.tif", dn, origin=(500000 + 1000 * i, 5000000))
+        write(tmp_path / "masks" / f"{i:02d}.tif", (dn[:1] > 1500).astype("uint8"), origin=(500000 + 1000 * i, 5000000))
+    (tmp_path / "train.txt").write_text("\n".join(f"{i:02d}" for i in range(12)))
+    done = start(tmp_path, "segment", Hints("sentinel2-l2a", S2))
+    told = [a for a in done.assumed if "offset of +1000 that Sentinel-2 has" in a]
+    assert len(told) == 1 and "3 of 12 images seem to " + ("carry" if odd == 3 else "lack") in told[0]
+    assert told[0] in done.run.read_text() and told[0] in done.card.read_text()
+
+
+def test_images_of_one_baseline_are_not(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(12):  # dark and bright places, one convention
+        dn = (rng.gamma(2.0, 100.0 + 150 * i, (4, 32, 32)) + 1000).astype("uint16")
+        write(tmp_path / "images" / f"{i:02d}.tif", dn, origin=(500000 + 1000 * i, 5000000))
+        write(tmp_path / "masks" / f"{i:02d}.tif", (dn[:1] > 1500).astype("uint8"), origin=(500000 + 1000 * i, 5000000))
+    done = start(tmp_path, "segment", Hints("sentinel2-l2a", S2))
+    assert not any("images seem to" in a for a in done.assumed)

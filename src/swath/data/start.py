@@ -94,7 +94,9 @@ def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder:
     if not kept.is_file():
         if target != root.resolve():  # a card that lies elsewhere says where the files are
             card = replace(card, layout={**card.layout, "path": str(root.resolve())})
-        card = replace(card, samples=len(index.items), statistics=_statistics(root, card, index, splits.keys))
+        looked = _look(root, card, index, splits.keys)
+        notes += looked.notes
+        card = replace(card, samples=len(index.items), statistics=looked.statistics)
         writes[card_path] = card_text(card, notes)
     data = {"kind": "folder", "path": str(root.resolve()), "card": str(card_path)}
     if task == "regress" and card.labels[0].kind == "scalar":
@@ -256,16 +258,24 @@ def _deal(blocks: Mapping[str, str]) -> dict[str, list[str]]:
     return {name: sorted(keys) for name, keys in out.items() if keys}
 
 
-def _statistics(root: Path, card: Card, index: Index, splits: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Mean and standard deviation of each band over the valid pixels of at most 500 training samples."""
+@dataclass(frozen=True)
+class Looked:
+    """What the training samples hold: each band's statistics, and what is wrong with them together."""
+
+    statistics: dict[str, Any]
+    notes: list[Note]
+
+
+def _look(root: Path, card: Card, index: Index, splits: Mapping[str, Sequence[str]]) -> Looked:
+    """Mean and standard deviation of each band over the valid pixels of at most 500 training samples, and whether
+    Sentinel-2 files with and without the offset of 2022 are mixed."""
     from swath.data.sources.folder import FolderSource
 
-    source = FolderSource(root, card)
-    source.index = index
     train = set(splits.get("train", ()))
     rows = [i for i, item in enumerate(index.items) if not train or item.key in train]
     rows = rows[:: max(1, len(rows) // 500)][:500]
     sums: dict[str, Any] = {}
+    lows: dict[str, list[tuple[str, Any]]] = {}
     wanted = {x.id: list(card.stored(x).names) for x in card.layers}
     bare = FolderSource(root, replace(card, labels=()))
     bare.index = index
@@ -276,13 +286,39 @@ def _statistics(root: Path, card: Card, index: Index, splits: Mapping[str, Seque
             held[0] += values.shape[1]
             held[1] += values.sum(1).numpy()
             held[2] += (values**2).sum(1).numpy()
+            for t in range(layer.shape[1]) if card.layer(name).sensor.startswith("sentinel2") else ():
+                one = layer.x[0, t].double()[:, layer.valid[0, t, 0]].numpy()
+                if one.shape[1]:
+                    lows.setdefault(name, []).append((index.items[i].key, np.quantile(one, 0.01, axis=1)))
     out: dict[str, Any] = {"samples": len(rows)}
     for name, (n, s1, s2) in sums.items():
         if n:
             mean = s1 / n
             std = np.sqrt(np.maximum(s2 / n - mean**2, 0.0))
             out[name] = {"pixels": int(n), "mean": _short(mean), "std": _short(std)}
-    return out
+    mixed = (_mixed(card, name, told) for name, told in lows.items())
+    return Looked(out, [note for note in mixed if note is not None])
+
+
+def _mixed(card: Card, name: str, lows: Sequence[tuple[str, Any]]) -> Note | None:
+    """Some images with, some without the offset of +1000 that processing baseline 04.00 brought (2022)."""
+    from swath.data.check.rules.unit import mixed_offset
+
+    layer = card.layer(name)
+    bands = card.stored(layer).bands
+    own = layer.offset is None and layer.scale is None
+    if bands[0].unit != "reflectance" or len(bands) < 3:
+        return None
+    offset = bands[0].offset if own else layer.offset or 0.0
+    found, has_it = mixed_offset((np.array([low for _, low in lows]) - offset) * 10_000)
+    if not found:
+        return None
+    return Note(
+        f"{name}: {len(found)} of {len(lows)} images seem to {'carry' if has_it else 'lack'} the offset of +1000 that "
+        f"Sentinel-2 has since 2022, the others to {'lack' if has_it else 'have'} it (for example "
+        f"{lows[found[0].row][0]}): one of the two is read 0.1 of reflectance off; bring all to one convention",
+        False,
+    )
 
 
 def _short(values: Any) -> list[float]:

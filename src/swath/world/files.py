@@ -182,7 +182,7 @@ def _numbers(label: Label, spec: LabelSpec, clouds: Mapping[int, Plane]) -> Any:
 
 def _hidden(objects: Boxes, clouds: Mapping[int, Plane]) -> list[bool]:
     """Whether clouds lie over the whole of an object on every date: no optical image shows it."""
-    clear = np.stack([plane != card.CLOUD for plane in clouds.values()]).any(0)
+    clear: Plane = np.any(np.stack([plane != card.CLOUD for plane in clouds.values()]), axis=0)
     told: list[bool] = []
     for i, (x0, y0, x1, y1) in enumerate(objects.xyxy.tolist()):
         box = clear[max(0, math.floor(y0)) : math.ceil(y1), max(0, math.floor(x0)) : math.ceil(x1)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from swath.data.check.expect import WORDS, Expect, classify
 from swath.data.check.facts import Facts
@@ -84,21 +86,29 @@ def _ratio(pairs: Pairs, expect: Expect) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _offset(pairs: Pairs, expect: Expect) -> Iterator[Finding]:
-    """Files of processing baseline 04.00 and later carry +1000 in every band: their lowest values rise by it."""
-    if len(pairs) < 2:
-        return
-    low = np.array([f.column("p01") for _, f in pairs], dtype=np.float64)
+@dataclass(frozen=True)
+class Odd:
+    """A file that is of the other convention: its row, how far its lowest values are off, and how sure that is."""
+
+    row: int
+    shift: float
+    sure: bool
+
+
+def mixed_offset(low: NDArray[np.float64]) -> tuple[list[Odd], bool]:
+    """The rows of the lowest stored values (files, bands) that differ from most by the DN offset of Sentinel-2, and
+    whether they have it (or lack it)."""
     floor = np.nanmin(low, axis=1)
     above, below = np.flatnonzero(floor >= OFFSET - 20), np.flatnonzero(floor < OFFSET - 100)
+    minor = above.size <= below.size
     if not above.size or not below.size:
-        return
+        return [], minor
     shift = low[above] - np.nanmedian(low[below], axis=0)
     several = [rows for rows in (above, below) if rows.size > 1]
     spread = max((float(np.nanmedian(np.nanstd(low[rows], axis=0))) for rows in several), default=0.0)
-    minor = above.size <= below.size
     darkest = int(np.argmin(np.nanmedian(low[below], axis=0)))  # cirrus of level 1C is dark over every ground
-    cirrus = expect.channels == 13 and float(np.nanmedian(low[below][:, darkest])) < 300
+    cirrus = low.shape[1] == 13 and float(np.nanmedian(low[below][:, darkest])) < 300
+    found: list[Odd] = []
     for i, row in zip(above if minor else below, shift if minor else low[below] - np.nanmedian(low[above], axis=0),
                       strict=True):  # fmt: skip
         middle = abs(float(np.nanmedian(row)))
@@ -106,18 +116,30 @@ def _offset(pairs: Pairs, expect: Expect) -> Iterator[Finding]:
         dark = abs(float(row[darkest])) if cirrus else 0.0
         if not (0.6 * OFFSET <= middle <= 1.6 * OFFSET or 0.8 * OFFSET <= dark <= 1.3 * OFFSET):
             continue
-        f = pairs[int(i)][1]
-        assert f.profile is not None
-        band = int(np.nanargmin(low[i]))
         sure = dark > 0 or (quartile <= 400 and abs(middle - OFFSET) <= max(350.0, 2 * spread))
-        told = dark or middle
-        count, other = (above.size, "without it") if minor else (below.size, "with it")
-        has = "carries the DN offset of +1000" if minor else "lacks the DN offset of +1000"
+        found.append(Odd(int(i), dark or middle, sure))
+    return found, minor
+
+
+def _offset(pairs: Pairs, expect: Expect) -> Iterator[Finding]:
+    """Files of processing baseline 04.00 and later carry +1000 in every band: their lowest values rise by it."""
+    if len(pairs) < 2:
+        return
+    low = np.array([f.column("p01") for _, f in pairs], dtype=np.float64)
+    found, has_it = mixed_offset(low)
+    floor = np.nanmin(low, axis=1)
+    count = int((floor >= OFFSET - 20).sum() if has_it else (floor < OFFSET - 100).sum())
+    for odd in found:
+        f = pairs[odd.row][1]
+        assert f.profile is not None
+        band = int(np.nanargmin(low[odd.row]))
+        has = "carries the DN offset of +1000" if has_it else "lacks the DN offset of +1000"
         yield Finding(
-            "unit", "error" if sure else "warning", f.file,
-            f"{has} of the Sentinel-2 baseline 04.00 (2022): its lowest values are {told:.0f} DN "
-            f"{'above' if minor else 'below'} those of the others ({count} of {len(pairs)} files; the rest is {other})",
-            f.profile.band(band, expect.bands), band + 1, float(low[i][band]),
+            "unit", "error" if odd.sure else "warning", f.file,
+            f"{has} of the Sentinel-2 baseline 04.00 (2022): its lowest values are {odd.shift:.0f} DN "
+            f"{'above' if has_it else 'below'} those of the others ({count} of {len(pairs)} files; the rest is "
+            f"{'without' if has_it else 'with'} it)",
+            f.profile.band(band, expect.bands), band + 1, float(low[odd.row][band]),
             "bring all files to one convention: physical = (DN - 1000) / 10000 for those with the offset",
         )  # fmt: skip
 
