@@ -11,12 +11,14 @@ import pytest
 import rasterio
 import torch
 from rasterio.transform import from_origin
+from tests.data import chips
 
 from swath.core import SENSORS, Batch, Layer, Where
 from swath.core.errors import UserError
 from swath.data.check import CHECKS, check
 from swath.data.check.html import page
 from swath.data.check.text import lines
+from swath.data.open import open_source
 from swath.data.propose import Hints
 from swath.data.start import start
 
@@ -693,3 +695,41 @@ def test_bands_of_several_units_and_weather_that_samples_share_are_no_errors(mon
 
     monkeypatch.setattr(opening, "_source", lambda ref, place: Series())
     assert not errors(check("set.tortilla", workers=1))
+
+
+def test_an_empty_folder_of_labels_is_said(tmp_path):
+    """By check, by init and by the source; a label that the card declares and nobody put there is an error."""
+    chips.folder(tmp_path, names=chips.S2_NAMES)
+    for mask in (tmp_path / "masks").iterdir():
+        mask.unlink()
+    (tmp_path / "masks" / "readme.txt").write_text("to be drawn")
+    found = check(tmp_path)
+    assert [(f.level, f.file) for f in found.findings if f.check == "pairing"] == [("warning", "masks")]
+    with pytest.raises(UserError, match=r"found: none \(masks/ is empty\)"):
+        start(tmp_path, "segment", Hints("sentinel2-l2a", chips.S2), tmp_path / "o")
+    done = start(tmp_path, "pretrain", Hints("sentinel2-l2a", chips.S2), tmp_path / "o")
+    assert any("masks/ is there and holds no label" in a for a in done.assumed)
+    (tmp_path / "card.toml").write_text(
+        'name = "d"\n[layout]\nkind = "folder"\n[[layer]]\nsensor = "sentinel2-l2a"\npath = "images"\n'
+        'bands = ["blue", "green", "red", "nir"]\n[[label]]\nkind = "mask"\npath = "masks"\nclasses = ["a", "b"]\n'
+    )
+    found = check(tmp_path)
+    assert any("label 'label' is looked for here, and there is none" in f.message for f in found.findings)
+    assert not found.ok
+    with pytest.raises(UserError, match=r"6 images, and no label of their keys, for example of images/k00\.tif"):
+        open_source(tmp_path).sample(0)
+
+
+def test_a_rendered_folder_of_dates_clouds_and_objects_is_fine(tmp_path):
+    """Files are what the card says they are: dates of a key, cloud masks, objects by number."""
+    from swath.world.files import Render, render
+
+    days, names = ("2023-04-10", "2023-07-25"), ("fields", "land_cover", "canopy_height")
+    sensors = ("sentinel2-l2a", "sentinel1-rtc", "copdem")
+    list(render(Render(str(tmp_path), 7, sensors, days, names, chips=3, size=60, near="cropland")))
+    found = check(tmp_path)
+    assert [f for f in found.findings if f.level == "error"] == [] and found.samples == 3
+    assert list(found.labels) == ["labels/land_cover"]
+    for name in names:
+        (tmp_path / "labels" / name / "000001.tif").unlink()
+    assert any("'000001'" in f.message for f in check(tmp_path).findings if f.check == "pairing")

@@ -177,11 +177,10 @@ def _anew(files: list[str], layers: list[tuple[LayerCard, list[Pattern]]]) -> bo
     return counted_anew(keys)
 
 
-def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index:
-    """Pair the files of a folder as its card says."""
-    names = scan(root) if files is None else files
+def _collect(card: Card, names: list[str]) -> _Collector:
+    """Every file that the card's patterns name, by key."""
     layers = [(x, file_pattern(x.path, RASTERS)) for x in card.layers]
-    labels = [(x, file_pattern(x.path, RASTERS + VECTORS)) for x in card.labels if x.path and per_key(x)]
+    labels = [(x, file_pattern(x.path, RASTERS + VECTORS)) for x in _own_files(card)]
     clouds = [(x, file_pattern(x.clouds, RASTERS)) for x in card.layers if x.clouds]
     got = _Collector(_anew(names, layers))
     for path in names:
@@ -191,7 +190,47 @@ def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index
             got.label(path, label, patterns)
         for layer, patterns in layers:
             got.image(path, layer, patterns)
-    wanted = [x.name for x, _ in labels]
+    return got
+
+
+def _own_files(card: Card) -> list[LabelCard]:
+    """The labels that are one file a key."""
+    return [x for x in card.labels if x.path and per_key(x)]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What a file is by the card: an image of a layer or a label, its key and its split."""
+
+    label: bool
+    name: str
+    key: str
+    split: str = ""
+
+
+def placed(root: Path, card: Card, files: list[str] | None = None) -> dict[str, Placed]:
+    """Every image and label file of the card, duplicates and those without a partner included."""
+    names = scan(root) if files is None else files
+    got, splits = _collect(card, names), read_splits(root, card, names)
+    found: dict[str, Placed] = {}
+    for key, assets in got.images.items():
+        split = splits.get(key) or SPLIT_WORDS.get(got.fields[key].get("split", ""), got.fields[key].get("split", ""))
+        split = card.splits.names.get(split, split)
+        found |= {a.path: Placed(False, a.layer, key, split) for a in assets}
+        found |= {path: Placed(True, name, key, split) for name, path in got.labels.get(key, {}).items()}
+    for key, labels in got.labels.items():
+        for name, path in labels.items():
+            found.setdefault(path, Placed(True, name, key))
+    for _, first, path in got.duplicates:
+        found[path] = found[first]
+    return found
+
+
+def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index:
+    """Pair the files of a folder as its card says."""
+    names = scan(root) if files is None else files
+    got = _collect(card, names)
+    wanted = [x.name for x in _own_files(card)]
     splits = read_splits(root, card, names)
     items: list[Item] = []
     lonely: list[str] = []
@@ -210,6 +249,24 @@ def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index
     orphans = tuple(p for k, v in sorted(got.labels.items()) if k not in got.images for p in v.values())
     return Index(root, tuple(items), tuple(lonely), orphans, tuple(got.duplicates), tuple(got.bad_dates),
                  tuple(sorted(set(splits) - set(got.images))))  # fmt: skip
+
+
+def no_sample(card: Card, index: Index) -> UserError:
+    """Why an index has no item: no image, or no image with a label."""
+    if index.images_without_label:
+        wanted = ", ".join(f"{x.name} ({x.path})" for x in card.labels if x.path and per_key(x))
+        orphan = f"; a label without image is {index.labels_without_image[0]}" if index.labels_without_image else ""
+        return UserError(
+            f"{len(index.images_without_label)} images, and no label of their keys, for example of "
+            f"{index.images_without_label[0]}{orphan}",
+            where=str(index.root),
+            remedy=f"the card's labels are looked for at: {wanted}; without labels, take them out of the card",
+        )
+    return UserError(
+        "no file fits the card's layers",
+        where=str(index.root),
+        remedy=f"the layers look for: {', '.join(x.path or '*' for x in card.layers)}",
+    )
 
 
 def key_of(name: str) -> str:

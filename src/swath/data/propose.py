@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from swath.core.errors import UserError
 from swath.core.sensors import SENSORS
 from swath.data.card import Card, LabelCard, LayerCard
+from swath.data.check.layout import empty_folders
 from swath.data.identify import folder_word, identify, named, sensor_of
 from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
 from swath.data.loose import VECTOR_FILES, coco_label, table_label, vector_label
@@ -114,6 +115,9 @@ def propose(root: Path, hints: Hints = Hints(), files: list[str] | None = None) 
     card = Card(name=root.resolve().name, layout={"kind": "folder", "path": "."})
     for found in images:
         card = _add_layer(root, card, found, hints, notes)
+    if not labels:
+        notes += [Note(f"{x}/ is there and holds no label: the images are unlabelled", False)
+                  for x in empty_folders(root, LABEL_WORDS)]  # fmt: skip
     card = replace(card, labels=tuple(labels), tasks=(hints.task,) if hints.task else ())
     return Proposal(card, tuple(notes))
 

@@ -19,9 +19,10 @@ import numpy as np
 from swath.core.errors import UnknownName, UserError
 from swath.core.rng import seed_of
 from swath.data.card import Card, LabelCard, SplitCard, load_card
-from swath.data.index import Index, build_index, per_key, scan
+from swath.data.check.layout import empty_folders
+from swath.data.index import Index, build_index, no_sample, per_key, scan
 from swath.data.place import lonlat
-from swath.data.propose import Hints, Note, propose
+from swath.data.propose import LABEL_WORDS, Hints, Note, propose
 from swath.data.raster import RASTERS, info, opened
 
 TASKS = {
@@ -79,7 +80,7 @@ def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder:
         card_path = target / "card.toml"
     index = build_index(root, card, files)
     if not index.items:
-        raise UserError("no image was found under a key", where=str(root))
+        raise no_sample(card, index)
     _say_unpaired(index, notes)
     card = _label_for(root, card, task, index, notes)
     writes: dict[Path, str] = {}
@@ -131,8 +132,10 @@ def _label_for(root: Path, card: Card, task: str, index: Index, notes: list[Note
     fits = [x for x in card.labels if x.kind in wanted]
     if not fits:
         has = ", ".join(f"{x.name} ({x.kind})" for x in card.labels) or "none"
+        empty = [] if card.labels else empty_folders(root, LABEL_WORDS)
         raise UserError(
-            f"the task '{task}' needs a label of kind {' or '.join(wanted)}; found: {has}",
+            f"the task '{task}' needs a label of kind {' or '.join(wanted)}; found: {has}"
+            + (f" ({', '.join(empty)}/ is empty)" if empty else ""),
             where=str(root),
             remedy="add such a label to card.toml, or remove that file to let the folder be looked at anew"
             if (root / "card.toml").is_file()

@@ -21,6 +21,8 @@ from swath.data.names import counted_anew
 
 RASTERS = {".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".vrt", ".img"}
 TABLES = {".csv", ".txt", ".json", ".parquet", ".tsv", ".geojson"}
+VECTORS = {".gpkg", ".fgb", ".shp", ".geoparquet"}
+LABELLING = (RASTERS | TABLES | VECTORS) - {".txt"}
 SPLITS = {"train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
           "dev": "val", "test": "test", "testing": "test", "tst": "test"}  # fmt: skip
 LABEL_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "ground_truth",
@@ -56,6 +58,12 @@ class Layout:
     legend: Legend | None = None
     dates: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     assumed: list[str] = field(default_factory=list[str])
+    empty: list[str] = field(default_factory=list[str])
+    """Folders called as labels' are that hold none."""
+    lacking: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """Labels that the card declares, and where, of which there is no file."""
+    numbered: set[str] = field(default_factory=set[str])
+    """Groups of labels that number objects or are quantities, whatever their type."""
 
     def groups(self, role: Role) -> dict[str, list[Member]]:
         out: dict[str, list[Member]] = defaultdict(list)
@@ -82,7 +90,7 @@ def discover(root: Path) -> Layout:
             where=str(root),
             remedy=f"known suffixes: {', '.join(sorted(RASTERS))}",
         )
-    layout = Layout(root, [])
+    layout = Layout(root, [], empty=empty_folders(root, LABEL_WORDS))
     raw = [_place(name) for name in rasters]
     raw = _roles(raw, layout)
     layout.members = _per_split(_pair(raw, layout), layout)
@@ -108,6 +116,20 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             elif suffix in TABLES and prefix.count("/") <= 2:
                 tables.append(prefix + name)
     return rasters, tables
+
+
+def empty_folders(root: Path, names: set[str]) -> list[str]:
+    """Folders with such a name that hold, themselves and below, nothing that a label could be in."""
+    found: list[str] = []
+    for folder in sorted(p for p in root.glob("*") if p.is_dir()) + sorted(p for p in root.glob("*/*") if p.is_dir()):
+        if set(words(folder.name)) & names and not holds_labels(folder):
+            found.append(folder.relative_to(root).as_posix())
+    return found
+
+
+def holds_labels(folder: Path) -> bool:
+    """Whether a raster, a table or vectors lie in a folder, or below."""
+    return any(p.suffix.lower() in LABELLING for p in folder.rglob("*"))
 
 
 def words(text: str) -> list[str]:

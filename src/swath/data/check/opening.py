@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from swath.core.errors import SwathError, UserError
-from swath.data.card import Card, LayerCard, load_card
+from swath.data.card import Card, LabelCard, LayerCard, load_card
 from swath.data.check.expect import Expect, declared
-from swath.data.check.layout import Layout
+from swath.data.check.layout import Layout, Member, holds_labels
 from swath.data.check.lists import Legend
+from swath.data.index import VECTORS, file_pattern, placed
 from swath.data.names import Pattern
 from swath.data.open import config_of, open_source
+from swath.data.raster import RASTERS
 
 
 @dataclass
@@ -35,10 +37,12 @@ class Opened:
         groups = layout.groups("image")
         for layer in self.card.layers:
             mine = [g for g, ms in groups.items() if _fits(layer, g, len(groups), ms[0].file)]
+            mine = [g for g in mine if not g.endswith(")") or g.endswith(f"({layer.id})")]
             for group in mine:
                 self.expects[group] = _expect(self.card, layer)
             if not mine and not layer.optional:
                 layout.assumed.append(f"no group of files is the card's layer {layer.id}")
+        layout.lacking = [(x.name, x.path) for x in self.card.labels if x.path and not _there(x, layout)]
         masks = [x for x in self.card.labels if x.kind == "mask" and x.classes]
         if masks:
             values = masks[0].values or tuple(range(len(masks[0].classes)))
@@ -47,15 +51,45 @@ class Opened:
 
 
 def _own_layout(card: Card, layout: Layout) -> None:
-    """Where the card gives a label's folder, that decides which group holds labels."""
-    folders = {x.path.strip("/") for x in card.labels if x.path and "{" not in x.path and "*" not in x.path}
-    if folders:
-        from dataclasses import replace
+    """What the card calls an image, a label and a key; files that it does not name are none of its data."""
+    known = placed(layout.root, card)
+    layers = {p.name for p in known.values() if not p.label}
+    folders: dict[str, set[str]] = {}
+    for path, p in known.items():
+        if not p.label:
+            folders.setdefault(str(PurePosixPath(path).parent), set()).add(p.name)
+    members: list[Member] = []
+    strangers: list[str] = []
+    for m in layout.members:
+        p = known.get(m.file)
+        if p is None:
+            strangers.append(m.file)
+            continue
+        several = not p.label and len(folders[str(PurePosixPath(m.file).parent)]) > 1
+        group = f"{m.group} ({p.name})" if several else m.group.removesuffix(" (labels)")
+        members.append(Member(m.file, "label" if p.label else "image", group, p.key, p.split or m.split))
+    if not layers or not members:  # the card is of other files: they are looked at as they are
+        return
+    layout.members = members
+    layout.assumed = [a for a in layout.assumed if not a.startswith("the key is ")]
+    clouds = [file_pattern(x.clouds, RASTERS) for x in card.layers if x.clouds]
+    strangers = [f for f in strangers if not any(p.match(f) for patterns in clouds for p in patterns)]
+    if strangers:
+        layout.assumed.append(f"{len(strangers)} rasters are named by no layer or label of the card and are left out, "
+                              f"for example {strangers[0]}")  # fmt: skip
+    kinds = {x.name: x.kind for x in card.labels}
+    layout.numbered = {
+        m.group for m in members if m.role == "label" and kinds[known[m.file].name] in ("boxes", "map", "image")
+    }
 
-        layout.members = [
-            replace(m, role="label" if m.group in folders else "image") if m.group in folders or not m.role else m
-            for m in layout.members
-        ]
+
+def _there(label: LabelCard, layout: Layout) -> bool:
+    """Whether some file is a declared label's."""
+    path = label.path.strip("/")
+    if "{" in path:
+        return any(Pattern(path).match(m.file) for m in layout.members) or path.lower().endswith(VECTORS)
+    place = layout.root / path
+    return place.is_file() or (place.is_dir() and holds_labels(place))
 
 
 def _fits(layer: LayerCard, group: str, groups: int, file: str) -> bool:

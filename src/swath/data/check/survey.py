@@ -164,6 +164,10 @@ def survey_of(
 def _reconsider_classes(survey: Survey, known: bool) -> None:
     """Whole numbers of many values, most of them in few files, are heights or counts, not classes."""
     for group, pairs in survey.masks().items():
+        if group in survey.layout.numbered:
+            for _, f in pairs:
+                f.classes, f.continuous = None, True
+            continue
         holders = Counter(v for _, f in pairs for v in f.classes or {})
         if known or len(holders) <= MANY:
             continue

@@ -20,7 +20,7 @@ from swath.core.grid import Grid
 from swath.core.sensor import Sensor
 from swath.data.card import Card, LabelCard, LayerCard, find_card, load_card
 from swath.data.decode import Pixels, Storage, class_label, image_label, layer_of, map_label, mask_label
-from swath.data.index import VECTORS, Asset, Index, Item, build_index, per_key, scan
+from swath.data.index import VECTORS, Asset, Index, Item, build_index, no_sample, per_key, scan
 from swath.data.labels import Coco, Table, laid_on, numbered_label, read_vector
 from swath.data.names import day_of
 from swath.data.place import where
@@ -107,11 +107,7 @@ class FolderSource:
         """The paired files."""
         index = build_index(self.root, self.card, self._files)
         if not index.items:
-            raise UserError(
-                "no file fits the card's layers",
-                where=str(self.root),
-                remedy=f"the layers look for: {', '.join(x.path or '*' for x in self.card.layers)}",
-            )
+            raise no_sample(self.card, index)
         return index
 
     @cached_property

@@ -19,6 +19,16 @@ def _run(survey: Survey) -> Iterator[Finding]:
     if labels:
         yield from _partners(images, labels, image_keys, label_keys)
     yield from _sensors(images, image_keys)
+    for name, path in survey.layout.lacking:
+        yield Finding(
+            "pairing", "error", path, f"the card's label '{name}' is looked for here, and there is none",
+            remedy="add the labels, or take the label out of the card",
+        )  # fmt: skip
+    for folder in survey.layout.empty if not labels and not survey.layout.lacking else ():
+        yield Finding(
+            "pairing", "warning", folder, "is called as a folder of labels and holds none: the images are unlabelled",
+            remedy="add the labels, or remove the folder",
+        )  # fmt: skip
 
 
 def _expected(member: Member, group: str) -> str:
