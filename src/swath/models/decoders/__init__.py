@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 
 class DenseDecoder(Protocol):
-    """An `nn.Module` from maps to one map of `width` channels with cells of `stride` input pixels."""
+    """An `nn.Module` from maps to one map of `width` channels with cells of `stride` input pixels.
 
+    `local`: a cell's answer depends on what lies near it alone, wherever the map ends; one that pools or norms over the
+    whole map is not.
+    """
+
+    local: bool
     width: int
     stride: float
 

@@ -27,6 +27,8 @@ class ResidualUnit(nn.Module):
 class DPTDecoder(nn.Module):
     """Coarse to fine: the running map plus the refined skip, refined again, doubled."""
 
+    local = True
+
     def __init__(self, widths: Sequence[int], strides: Sequence[float], width: int) -> None:
         super().__init__()
         self.neck = Pyramid(widths, strides)

@@ -14,6 +14,8 @@ from swath.models.decoders._parts import block
 class FCNDecoder(nn.Module):
     """`depth` convolutions at the deepest map's own stride."""
 
+    local = True
+
     def __init__(self, widths: Sequence[int], strides: Sequence[float], width: int, depth: int) -> None:
         super().__init__()
         self.width, self.stride = width, strides[-1]

@@ -14,6 +14,8 @@ from swath.models.decoders._parts import Pyramid, block, resize
 class FPNDecoder(nn.Module):
     """`levels(maps)` gives the pyramid itself (detection uses it); the call merges it."""
 
+    local = True
+
     def __init__(self, widths: Sequence[int], strides: Sequence[float], width: int) -> None:
         super().__init__()
         self.neck = Pyramid(widths, strides)

@@ -18,6 +18,8 @@ from swath.models.decoders._parts import resize
 class LinearDecoder(nn.Module):
     """Concatenation of maps."""
 
+    local = True
+
     def __init__(self, widths: Sequence[int], strides: Sequence[float], last: bool) -> None:
         super().__init__()
         self.last = last

@@ -19,6 +19,8 @@ from swath.models.decoders._parts import block, resize
 class ProgressiveDecoder(nn.Module):
     """Halves the width and the stride at each step."""
 
+    local = True
+
     def __init__(self, widths: Sequence[int], strides: Sequence[float], width: int, stride: int) -> None:
         super().__init__()
         self.enter = block(sum(widths), width, 1)

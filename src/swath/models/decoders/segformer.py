@@ -15,6 +15,8 @@ from swath.models.decoders._parts import Pyramid, block, resize
 class SegFormerDecoder(nn.Module):
     """All-MLP: 1 x 1 convolutions only."""
 
+    local = True
+
     def __init__(self, widths: Sequence[int], strides: Sequence[float], width: int) -> None:
         super().__init__()
         self.neck = Pyramid(widths, strides)

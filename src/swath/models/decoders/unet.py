@@ -15,6 +15,8 @@ from swath.models.decoders._parts import Pyramid, block, resize
 class UNetDecoder(nn.Module):
     """From the coarsest map to the finest; `width` is the finest map's, doubled per level up to eight times."""
 
+    local = True
+
     def __init__(self, widths: Sequence[int], strides: Sequence[float], width: int) -> None:
         super().__init__()
         self.neck = Pyramid(widths, strides)

@@ -18,6 +18,8 @@ from swath.core import UserError
 class UnpatchDecoder(nn.Module):
     """A transposed convolution whose stride is its kernel, from the deepest map."""
 
+    local = True
+
     def __init__(self, given: int, stride: int, width: int) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(given, width, stride, stride)

@@ -16,6 +16,8 @@ from swath.models.decoders._parts import Pyramid, block, resize
 class UPerNetDecoder(nn.Module):
     """Pooling scales 1, 2, 3 and 6; levels of one width, concatenated at the finest."""
 
+    local = False
+
     def __init__(self, widths: Sequence[int], strides: Sequence[float], width: int) -> None:
         super().__init__()
         self.neck = Pyramid(widths, strides)
