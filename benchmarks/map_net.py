@@ -32,6 +32,7 @@ def network(state: str = "", classes: int = CLASSES, trunk: str = TRUNK, plain: 
             super().__init__()
             torch.manual_seed(0)
             self.trunk = _plain(trunk) if plain else _timm(trunk)
+            self.width = DIMS[trunk.split("_")[1]][0]
             widths = (DIMS[trunk.split("_")[1]][0], 256, 128, 64, 32)
             self.stages = nn.ModuleList(
                 nn.Sequential(
@@ -43,12 +44,17 @@ def network(state: str = "", classes: int = CLASSES, trunk: str = TRUNK, plain: 
             self.head = nn.Conv2d(32, classes, 1)
 
         def forward(self, x):
+            return self.finish(self.cells(x))
+
+        def cells(self, x):
             if plain:
                 x = self.trunk.norm(self.trunk.tokens(x, (len(self.trunk.blocks) - 1,))[0])[:, 1:]
             else:
                 x = self.trunk.forward_features(x)[:, 1:]
             side = int(x.shape[1] ** 0.5)
-            x = x.transpose(1, 2).unflatten(2, (side, side))
+            return x.transpose(1, 2).unflatten(2, (side, side))
+
+        def finish(self, x):
             for stage in self.stages:
                 x = stage(x)
             return self.head(x)
@@ -131,7 +137,9 @@ class Net:
         label = LabelSpec("cover", "mask", tuple(f"c{i}" for i in range(self.classes)))
         tile = self.tile or tile_of(self.state)
         inputs = (Input(SENSOR, BANDS, "reflectance"),)
-        self.spec = PredictorSpec("net", inputs, label, self.state or "net", tile=tile, multiple=16)
+        self.spec = PredictorSpec(
+            "net", inputs, label, self.state or "net", tile=tile, multiple=16, stride=16, width=self.net.width
+        )
 
     def ready(self, precision, device):
         from swath.deploy.packed import pack
@@ -144,9 +152,19 @@ class Net:
         return going_on([self.net.stages, self.net.head], sides)
 
     def predict(self, batch):
+        return self.answer(self.features(batch), batch)
+
+    def features(self, batch):
+        from swath.core import Features
+
         begin = time.thread_time()
-        x = (batch.layers[SENSOR].x[:, 0] - MEAN) / STD
-        out = self.net(x).float().softmax(1)
+        x = self.net.cells((batch.layers[SENSOR].x[:, 0] - MEAN) / STD)
+        self.spent += time.thread_time() - begin
+        return Features((x,), x.mean((2, 3)), (16.0,))
+
+    def answer(self, features, batch):
+        begin = time.thread_time()
+        out = self.net.finish(features.maps[0]).float().softmax(1)
         self.spent += time.thread_time() - begin
         return {"probabilities": out}
 

@@ -1,6 +1,7 @@
 """Seam error of a map: Swath's default tiles against TerraTorch's tiled inference, same weights, same scenes.
 
     python benchmarks/map_seams.py [--terratorch /path/to/env/bin/python] [--trained OUT] [--rough] [--scenes 3]
+                                   [--tile 224] [--tiles] [--cell 1024] [--overlap 32] [--side 832] [--seed 99]
 
 Scenes are of the simulated Earth; weights are random (a timm ViT-S and a UNet, its head scaled; `--rough`: every
 convolution, so that a pixel's probability depends on its tile by a third), or those of a bundle tuned on other places
@@ -36,9 +37,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from map_net import BANDS, CLASSES, MEAN, SENSOR, STD, bundle_of, network, save_state, world_scenes
 
-TILE = 224
-NEAR = 16
-EDGE = 24
+TILE, NEAR, EDGE = 224, 16, 24
 DRAWS = 2000
 
 
@@ -85,18 +84,45 @@ class Model:
         return going_on([m for m in self.bundle.task.children() if m is not self.bundle.task.encoder], sides)
 
     def predict(self, batch):
-        return {"probabilities": self(batch.layers[SENSOR].x[:, 0])}
+        return self._told(self(batch.layers[SENSOR].x[:, 0]))
+
+    def features(self, batch):
+        from swath.core import Features
+
+        if self.net is None:
+            return self.asked.features(batch)
+        x = self.net.cells((batch.layers[SENSOR].x[:, 0] - MEAN) / STD)
+        return Features((x,), x.mean((2, 3)), (16.0,))
+
+    def answer(self, features, batch):
+        if self.net is None:
+            return self._told(self.asked.answer(features, batch)["probabilities"])
+        return self._told(self.net.finish(features.maps[0]).softmax(1))
+
+    def _told(self, p):
+        """Beside the probabilities, which a map rounds to 1e-4, the same as they are: theirs are not rounded either."""
+        return {"probabilities": p, **{f"p{i}": p[:, i] for i in range(self.classes)}}
 
     def open(self):
         from swath.core import Input, LabelSpec
+        from swath.deploy.bundles import BundlePredictor
         from swath.deploy.predictor import PredictorSpec
 
+        stride, self.asked = 16, None
+        if self.net is None:
+            self.asked = BundlePredictor(self.bundle)
+            stride = self.asked.spec.stride
         label = LabelSpec("cover", "mask", tuple(f"c{i}" for i in range(self.classes)))
         self.spec = PredictorSpec(
             "model", (Input(SENSOR, self.bands, "reflectance"),), label, self.path, tile=TILE, multiple=self.multiple,
-            halo=self.halo,
+            halo=self.halo, stride=stride, extras=tuple(f"p{i}" for i in range(self.classes)),
         )  # fmt: skip
         return self
+
+
+def measure_at(tile: int) -> None:
+    global TILE, NEAR, EDGE
+    TILE, NEAR, EDGE = tile, min(NEAR, tile // 8), min(EDGE, tile // 4)
 
 
 def pixels(path: str):
@@ -107,7 +133,7 @@ def pixels(path: str):
         return torch.from_numpy(file.read().astype(np.float32) * 1e-4 - 0.1)
 
 
-def ours(path: str, out: Path, model: Model, overlap: int | None) -> tuple[np.ndarray, list[int]]:
+def ours(path: str, out: Path, model: Model, given: dict) -> tuple[np.ndarray, list[int]]:
     import rasterio
 
     from swath.data.scene import SceneHints
@@ -115,11 +141,13 @@ def ours(path: str, out: Path, model: Model, overlap: int | None) -> tuple[np.nd
     from swath.deploy.map import map_scene
     from swath.deploy.plan import MapSettings, Plan
 
-    opener, settings = OpenRasters((path,), SceneHints(SENSOR)), MapSettings(proba=True, overlap=overlap)
+    opener, settings = OpenRasters((path,), SceneHints(SENSOR)), MapSettings(**given)
     map_scene(opener, model.open, out, settings=settings)
-    with rasterio.open(out.with_name(f"{out.stem}_proba.tif")) as file:
-        found = file.read() / np.float32(10000)
-    return found, list(Plan.of(opener(), model.spec, settings).rows.places)
+    found = []
+    for i in range(model.classes):
+        with rasterio.open(out.with_name(f"{out.stem}_p{i}.tif")) as file:
+            found.append(file.read(1))
+    return np.stack(found), list(Plan.of(opener(), model.spec, settings).rows.places)
 
 
 def theirs(weights: str, *pairs: str) -> None:
@@ -152,8 +180,8 @@ class Scene:
 
         x = pixels(path)
         side, last = x.shape[1], x.shape[1] - TILE
-        places = [*range(0, last, 48), last]
-        hat = np.clip(1 - np.abs(np.arange(TILE) - (TILE - 1) / 2) / 80, 1e-6, None)
+        places = [*range(0, last, TILE * 3 // 14 // 8 * 8), last]
+        hat = np.clip(1 - np.abs(np.arange(TILE) - (TILE - 1) / 2) / (TILE * 5 / 14), 1e-6, None)
         half = TILE // 2
 
         def along(place: int) -> np.ndarray:
@@ -164,14 +192,15 @@ class Scene:
 
         todo, tiles = [(r, c) for r in places for c in places], {}
         total, weight = np.zeros((model.classes, side, side)), np.zeros((side, side))
-        for at in range(0, len(todo), 4):
-            part = todo[at : at + 4]
+        many = 4 * (224 // TILE) ** 2
+        for at in range(0, len(todo), many):
+            part = todo[at : at + many]
             p = model(torch.stack([x[:, r : r + TILE, c : c + TILE] for r, c in part])).numpy()
             for (r, c), one in zip(part, p, strict=True):
                 w = along(r)[:, None] * along(c)[None]
                 total[:, r : r + TILE, c : c + TILE] += w * one
                 weight[r : r + TILE, c : c + TILE] += w
-                tiles[r, c] = one.astype(np.float16)
+                tiles[r, c] = one
         truth = total / weight
         return cls(truth, [_inside(tiles, truth, a) for a in (0, 1)])
 
@@ -184,7 +213,7 @@ def _inside(tiles: dict[tuple[int, int], np.ndarray], truth: np.ndarray, axis: i
     """Step error of every line in single tiles, at least `EDGE` pixels from their edges."""
     total, count = np.zeros(truth.shape[1]), np.zeros(truth.shape[1])
     for (r, c), p in tiles.items():
-        d = steps(p.astype(np.float32), axis) - steps(truth[:, r : r + TILE, c : c + TILE], axis)
+        d = steps(p, axis) - steps(truth[:, r : r + TILE, c : c + TILE], axis)
         line = np.abs(d).sum(0).take(range(EDGE, TILE - EDGE), 1 - axis).mean(1 - axis)[EDGE : TILE - EDGE]
         first = (r, c)[axis] + EDGE
         total[first : first + len(line)] += line
@@ -252,12 +281,18 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=3)
     parser.add_argument("--rough", action="store_true")
     parser.add_argument("--overlap", type=int, help="ours, in place of the default: 32 is theirs")
+    parser.add_argument("--tile", type=int, default=TILE, help="ours; 224 is theirs")
+    parser.add_argument("--tiles", action="store_true", help="ours answers tile by tile, no features are joined")
+    parser.add_argument("--cell", type=int, default=1024, help="ours: side of a unit of work")
+    parser.add_argument("--seed", type=int, default=99, help="of the scenes")
     parser.add_argument("--trained", type=Path)
     parser.add_argument("--child", nargs="+")
     given = parser.parse_args()
     if given.child:
         theirs(*given.child)
         return
+    measure_at(given.tile)
+    settings = {"overlap": given.overlap, "cell": given.cell, "mosaic": not given.tiles}
     import torch
 
     torch.set_num_threads(1)
@@ -265,7 +300,7 @@ def main() -> None:
         folder = Path(name)
         weights = str(bundle_of(given.trained, "tiny", 14)) if given.trained else str(folder / "net.pt")
         bands = Model(weights).bands if given.trained else BANDS
-        scenes = [str(s) for s, _ in world_scenes(folder, given.scenes, given.side, bands=bands)]
+        scenes = [str(s) for s, _ in world_scenes(folder, given.scenes, given.side, given.seed, bands)]
         if not given.trained:
             save_state(Path(weights), Path(scenes[0]), every=given.rough)
         outs = [str(folder / f"theirs{i}.npy") for i in range(len(scenes))]
@@ -280,7 +315,7 @@ def main() -> None:
         model, mine, other = Model(weights), Found(), Found()
         for i, path in enumerate(scenes):
             scene = Scene.of(path, model)
-            mine.add(*_with(scene, ours(path, folder / f"ours{i}.tif", model, given.overlap)))
+            mine.add(*_with(scene, ours(path, folder / f"ours{i}.tif", model, settings)))
             if given.terratorch:
                 at = [*range(0, given.side - TILE, 192), given.side - TILE]
                 other.add(np.load(outs[i]), scene, at)

@@ -23,7 +23,56 @@ def lattices(draw):
 @given(lattices())
 def test_weights_sum_to_one_and_zones_cover(lattice):
     length, tile, overlap, halo, align, cell = lattice
-    axis = Axis.of(length, tile, overlap, halo=halo, align=align, cell=cell)
+    check(Axis.of(length, tile, overlap, halo=halo, align=align, cell=cell), length, tile, overlap, align)
+
+
+@st.composite
+def joined(draw):
+    align = draw(st.sampled_from([1, 2, 4, 7, 8]))
+    phase = align * draw(st.sampled_from([1, 2, 3, 4]))
+    tile = phase * draw(st.integers(1, 16))
+    overlap = draw(st.integers(0, tile - phase))
+    return (
+        draw(st.integers(1, 2500)),
+        tile,
+        overlap,
+        draw(st.integers(0, tile)),
+        (align, phase),
+        draw(st.integers(1, 700)),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(joined())
+def test_so_they_do_where_features_are_joined(lattice):
+    """Cells start and end on multiples of the phase, all but the last as long, and their tiles weigh what they do."""
+    length, tile, overlap, halo, (align, phase), cell = lattice
+    axis = Axis.of(length, tile, overlap, halo=halo, align=align, cell=cell, phase=phase)
+    check(axis, length, tile, overlap, align)
+    begins = [axis.places[a] for a, _ in axis.groups]
+    assert all(v % phase == 0 for v in (*begins, *(axis.places[b - 1] + tile for _, b in axis.groups)))
+    assert len(set(np.diff(begins[:-1]))) <= 1
+    covered = np.zeros(length)
+    for c in range(len(axis.groups)):
+        low, high = axis.reach(c)
+        weight = axis.weight(c)
+        covered[low:high] += weight
+        low, high = (v - low for v in axis.own(c))
+        np.testing.assert_allclose(weight[low:high], 1.0, atol=1e-12)
+    np.testing.assert_allclose(covered, 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "tile,stride", [(224, 16), (224, 8), (224, 14), (64, 8), (64, 16), (128, 16), (512, 16), (256, 32)]
+)
+def test_joined_tiles_cost_a_fifth_at_most(tile, stride):
+    """But for the last tile, of which a scene may need little."""
+    for length in (2048, 3000, 10980, 20000, 100_000):
+        axis = Axis.of(length, tile, tile // 14 // stride * stride, align=stride, phase=2 * stride)
+        assert (len(axis.places) - 1) * tile / length <= 1.2**0.5, length
+
+
+def check(axis, length, tile, overlap, align):
     total = np.zeros(axis.places[-1] + tile)
     for place, weight in zip(axis.places, axis.weights, strict=True):
         assert place % align == 0 and (weight >= 0).all()

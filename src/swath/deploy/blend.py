@@ -7,6 +7,9 @@ but no more than twelve pixels, in any case, where padded convolutions err most)
 the weights of a pixel sum to one. What a seam adds to a step between pixels is the ramp's slope times how far the tiles
 differ, so the straight ramp adds least; what a tile errs falls steeply with the distance from its edge, so a ramp must
 not be long. `benchmarks/map_seams.py` measures it.
+
+Where a cell's features are joined before anything is made of them (`mosaic`), tiles share little inside a cell and more
+where two cells meet, and cells lie on an absolute lattice: see `in_cells`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,14 @@ from swath.core import Batch, Layer, UserError
 
 MARGIN = 12
 """Most pixels at a tile's inner edge that are left out for the sake of padded convolutions alone."""
+
+COSTS = 1.2
+"""Pixels computed per output pixel at the defaults, at most, of a large scene."""
+
+JOIN = 32
+"""Pixels that two cells of joined features share: `MARGIN` on either side and a short ramp between."""
+
+Groups = tuple[tuple[int, int], ...]
 
 
 def starts(length: int, tile: int, overlap: int, align: int = 1) -> tuple[int, ...]:
@@ -51,15 +62,47 @@ def starts(length: int, tile: int, overlap: int, align: int = 1) -> tuple[int, .
     return tuple(i * last // gaps // align * align for i in range(gaps + 1))
 
 
-def ramps(places: tuple[int, ...], tile: int, halo: int = 0) -> tuple[NDArray[np.float64], ...]:
+def in_cells(
+    length: int, tile: int, overlap: int, cell: int, lattice: tuple[int, int]
+) -> tuple[tuple[int, ...], Groups]:
+    """First pixels of tiles whose features are joined cell by cell, and each cell's first and last tile.
+
+    `lattice` is the multiple on which tiles start and the one on which cells start and end. Every cell but the last
+    spans the same ground: what tiles that share `overlap` allow, or less, as far as `COSTS` bears it. Two cells share
+    about `JOIN` pixels, or the overlap if that is more; what is left is shared evenly by the tiles within.
+    """
+    align, phase = lattice
+    if length <= tile:
+        return (0,), ((0, 1),)
+    step = (tile - overlap) // align * align
+    if not 0 <= overlap <= tile - phase or tile % phase or phase % align:
+        raise UserError(f"cells of tiles of {tile} pixels cannot lie on {align} and {phase}", where="--overlap")
+    shared = min(tile - phase, max(1, round(JOIN / phase), math.ceil((tile - step) / phase)) * phase)
+    count = max(2, math.ceil(tile / step), round(cell / step), math.ceil((2 * shared - tile) / step) + 1)
+    most = (count - 1) * step
+    span = min(math.ceil(count * tile / math.sqrt(COSTS) / phase), (most + tile - shared) // phase) * phase
+    last = math.ceil((length - tile) / phase) * phase
+    begins = [c * span for c in range(math.ceil(max(0, last - most) / span))]
+    ends = [b + span - tile + shared for b in begins]
+    begins, ends = [*begins, min(len(begins) * span, last)], [*ends, last]
+    places: list[int] = []
+    groups: list[tuple[int, int]] = []
+    for begin, end in zip(begins, ends, strict=True):
+        gaps = math.ceil((end - begin) / step)
+        groups.append((len(places), len(places) + gaps + 1))
+        places += [begin + (i * (end - begin) // gaps // align * align if gaps else 0) for i in range(gaps + 1)]
+    return tuple(places), tuple(groups)
+
+
+def ramps(places: tuple[int, ...], tile: int, halo: int = 0, margin: int = MARGIN) -> tuple[NDArray[np.float64], ...]:
     """The weight of each tile along its own pixels."""
     raw: list[NDArray[np.float64]] = []
     for i, place in enumerate(places):
         one = np.ones(tile)
         if i:
-            one *= _rise(tile, places[i - 1] + tile - place, halo)
+            one *= _rise(tile, places[i - 1] + tile - place, halo, margin)
         if i + 1 < len(places):
-            one *= _rise(tile, place + tile - places[i + 1], halo)[::-1]
+            one *= _rise(tile, place + tile - places[i + 1], halo, margin)[::-1]
         raw.append(one)
     total = np.zeros(places[-1] + tile)
     for place, one in zip(places, raw, strict=True):
@@ -67,9 +110,9 @@ def ramps(places: tuple[int, ...], tile: int, halo: int = 0) -> tuple[NDArray[np
     return tuple(one / total[place : place + tile] for place, one in zip(places, raw, strict=True))
 
 
-def _rise(tile: int, shared: int, halo: int) -> NDArray[np.float64]:
+def _rise(tile: int, shared: int, halo: int, margin: int) -> NDArray[np.float64]:
     part = shared * 3 // 8
-    cut = max(halo, min(MARGIN, part)) if shared >= 2 * halo + 2 else part
+    cut = max(halo, min(margin, part)) if shared >= 2 * halo + 2 else part
     return np.clip((np.arange(tile) - cut + 0.5) / max(shared - 2 * cut, 1), 0.0, 1.0)
 
 
@@ -94,11 +137,17 @@ class Axis:
     tile: int
     places: tuple[int, ...]
     weights: tuple[NDArray[np.float64], ...]
-    groups: tuple[tuple[int, int], ...]
+    groups: Groups
 
     @classmethod
-    def of(cls, length: int, tile: int, overlap: int, *, halo: int = 0, align: int = 1, cell: int = 1024) -> Axis:
-        """Lay tiles over an axis; a cell spans about `cell` pixels, and never meets its second neighbour."""
+    def of(
+        cls, length: int, tile: int, overlap: int, *, halo: int = 0, align: int = 1, cell: int = 1024, phase: int = 0
+    ) -> Axis:
+        """Lay tiles over an axis; a cell spans about `cell` pixels, and never meets its second neighbour. With `phase`
+        cells start on its multiples: see `in_cells`."""
+        if phase:
+            places, groups = in_cells(length, tile, overlap, cell, (align, phase))
+            return cls(length, tile, places, ramps(places, tile, halo), groups)
         places = starts(length, tile, overlap, align)
         step = min((b - a for a, b in pairwise(places)), default=tile)
         count = max(math.ceil(tile / step), round(cell / step), 1)
@@ -125,6 +174,16 @@ class Axis:
         if cell + 1 < len(self.groups):
             high = self.reach(cell + 1)[0]
         return low, high
+
+    def weight(self, cell: int) -> NDArray[np.float64]:
+        """What this cell's tiles weigh together, over its reach."""
+        first, stop = self.groups[cell]
+        low, high = self.reach(cell)
+        out = np.zeros(high - low)
+        for i in range(first, stop):
+            a, b = (max(low, min(high, v)) for v in self.support(i))
+            out[a - low : b - low] += self.weights[i][a - self.places[i] : b - self.places[i]]
+        return out
 
     def zones(self) -> list[Zone]:
         """The whole axis in order: what one cell knows alone, and what two must add up."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from swath.adapt.bundle import Bundle
-from swath.core import Batch, Scene, UserError
+from swath.adapt.task import TaskModule
+from swath.core import Batch, Features, Scene, UserError
 from swath.data.scene import SceneHints, open_scene
 from swath.deploy.edges import going_on
 from swath.deploy.int8 import open_graph
@@ -45,6 +46,8 @@ class BundlePredictor:
             conformal=card.calibration.conformal,
             extras=("strangeness",) if self.strangeness else (),
             every_date=self.bundle.task.every_date,
+            stride=0 if self.graph is not None else stride_of(self.bundle.task),
+            width=sum(self.bundle.task.spec.widths[i] for i in self.bundle.task.levels),
         )
 
     def ready(self, precision: str, device: str) -> None:
@@ -57,6 +60,18 @@ class BundlePredictor:
         if self.graph is not None:
             return nullcontext()
         return going_on([m for m in self.bundle.task.children() if m is not self.bundle.task.encoder], sides)
+
+    def features(self, batch: Batch) -> Features:
+        return self.bundle.task.features(self.bundle.prepare(batch))
+
+    def answer(self, features: Features, batch: Batch) -> Mapping[str, Tensor]:
+        """What the bundle makes of features that are given."""
+        task = self.bundle.task
+        before, task.store = task.store, lambda _: features
+        try:
+            return self.predict(batch)
+        finally:
+            task.store = before
 
     def predict(self, batch: Batch) -> Mapping[str, Tensor]:
         if self.graph is not None:
@@ -72,6 +87,17 @@ class BundlePredictor:
                 remedy="map instances at the resolution of their labels",
             )
         return {**given, "boxes": given["boxes"] / ratio}
+
+
+def stride_of(task: TaskModule) -> int:
+    """Pixels per cell of a task's features if tiles' can be joined, else 0: they are of a plain transformer, which has
+    no edges of its own and whose maps are all of one stride, and the decoder on them says that it looks near by."""
+    spec, decoder = task.spec, getattr(getattr(task, "head", None), "decoder", None)
+    strides = {spec.strides[i] for i in task.levels}
+    if not getattr(decoder, "local", False) or len(strides) != 1 or spec.patch < 2 or task.ratio != 1.0:
+        return 0
+    stride = strides.pop()
+    return int(stride) if stride == spec.patch else 0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ strips that it shares with its neighbours; `finalise` turns complete sums into o
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -32,11 +32,13 @@ Rect = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What was read for a cell: tiles as batches of one (None: nothing seen), validity, what failed (see `Commit`)."""
+    """What was read for a cell: tiles as batches of one (None: nothing seen), validity, what failed (see `Commit`), and
+    the whole that tiles are views of, where it was read as one."""
 
     tiles: tuple[Batch | None, ...]
     valid: NDArray[np.bool_]
     holes: tuple[Rect, ...] = ()
+    whole: Batch | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ def read_cell(plan: Plan, cell: Cell, scene: Scene, holes: bool = False) -> Grou
     try:
         whole = _read(plan, scene, cell.read)
         valid = _valid(plan, whole, cell.read)
-        return Ground(tuple(cut(whole, cell.read, w, place_of(plan.grid, w)) for w in windows), valid)
+        return Ground(tuple(cut(whole, cell.read, w, place_of(plan.grid, w)) for w in windows), valid, (), whole)
     except (SwathError, OSError, ValueError) as why:
         if not holes:
             raise unreadable(cell.read, why) from why
@@ -121,7 +123,7 @@ def unreadable(window: Window, why: Exception) -> SwathError:
     )
 
 
-def _part(layer: Layer, read: Window, want: Window) -> Layer:
+def part_of(layer: Layer, read: Window, want: Window) -> Layer:
     """The piece of a layer (of any resolution, covering `read`) that covers `want`."""
     h, w = layer.shape[3:]
     place = want.within(read)
@@ -132,7 +134,7 @@ def _part(layer: Layer, read: Window, want: Window) -> Layer:
 
 def cut(whole: Batch, read: Window, part: Window, where: Where) -> Batch | None:
     """A part of what was read, as a sample of its own; None where nothing was seen."""
-    layers = {k: _part(v, read, part) for k, v in whole.layers.items()}
+    layers = {k: part_of(v, read, part) for k, v in whole.layers.items()}
     if not any(bool(v.valid.any()) for v in layers.values()):
         return None
     return Batch(layers, where)
@@ -205,15 +207,17 @@ def run_cell(plan: Plan, cell: Cell, ground: Ground, predictor: Predictor) -> Ou
     rows, cols = plan.rows, plan.cols
     (top, bottom), (left, right) = rows.reach(cell.row), cols.reach(cell.col)
     total = torch.zeros((plan.spec.planes, bottom - top, right - left), dtype=torch.float32)
-    veto = np.zeros((bottom - top, right - left), dtype=np.bool_)
     todo = [(rc, t) for rc, t in zip(plan.tiles(cell), ground.tiles, strict=True) if t is not None]
-    for start in range(0, len(todo), plan.settings.batch):
+    if plan.phase and todo:
+        from swath.deploy.mosaic import answer
+
+        answer(plan, cell, ground, predictor, total)
+    for start in range(0, 0 if plan.phase else len(todo), plan.settings.batch):
         part = todo[start : start + plan.settings.batch]
         for (r, c), out in zip([rc for rc, _ in part], _predict(plan, part, predictor), strict=True):
             _add(total, out, (_span(rows, r, top, bottom), _span(cols, c, left, right)))
     valid = ground.valid[top - cell.read.row : bottom - cell.read.row, left - cell.read.col : right - cell.read.col]
-    veto |= ~valid
-    return Outcome(_split(plan, cell, total, veto), len(todo), ground.holes)
+    return Outcome(_split(plan, cell, total, ~valid), len(todo), ground.holes)
 
 
 Placed = tuple[tuple[int, int], Batch]
@@ -229,24 +233,43 @@ def together(samples: Sequence[Batch], device: str, precision: str) -> Generator
         yield batch
 
 
+Sides = tuple[bool, bool, bool, bool]
+"""Whether the scene goes on above, below, left and right."""
+
+
+@contextmanager
+def told(plan: Plan, samples: Sequence[Batch], sides: Sequence[Sides], predictor: Predictor) -> Generator[Batch]:
+    """Samples as the batch to ask a predictor for, which is told where the scene goes on."""
+    settings = plan.settings
+    on = torch.tensor(sides, device=settings.device)
+    going = predictor.going_on(on) if isinstance(predictor, Continuing) else nullcontext()
+    with together(samples, settings.device, settings.precision) as batch, going:
+        yield batch
+
+
 @contextmanager
 def asking(plan: Plan, tiles: Sequence[Placed], predictor: Predictor) -> Generator[Batch]:
-    """Tiles as the batch to ask a predictor for, which is told where the scene goes on."""
-    settings, last = plan.settings, (len(plan.rows.places) - 1, len(plan.cols.places) - 1)
-    sides = torch.tensor([(r > 0, r < last[0], c > 0, c < last[1]) for (r, c), _ in tiles], device=settings.device)
-    told = predictor.going_on(sides) if isinstance(predictor, Continuing) else nullcontext()
-    with together([t for _, t in tiles], settings.device, settings.precision) as batch, told:
+    """The same of tiles."""
+    last = len(plan.rows.places) - 1, len(plan.cols.places) - 1
+    sides = [(r > 0, r < last[0], c > 0, c < last[1]) for (r, c), _ in tiles]
+    with told(plan, [t for _, t in tiles], sides, predictor) as batch:
         yield batch
 
 
 def _predict(plan: Plan, tiles: Sequence[Placed], predictor: Predictor) -> Tensor:
     with asking(plan, tiles, predictor) as batch:
-        out = planes(predictor, batch, plan.settings.tile).cpu()
+        given = predictor.predict(batch)
+        return checked(plan, given, (len(batch), plan.settings.tile, plan.settings.tile), tiles[0][1].where)
+
+
+def checked(plan: Plan, given: Mapping[str, Tensor], shape: tuple[int, int, int], where: Where) -> Tensor:
+    """The planes of an answer, on the processor; what is not finite has no place in a map."""
+    out = planes(plan.spec, given, shape).cpu()
     if not math.isfinite(float(out.sum())) and not bool(torch.isfinite(out).all()):
         bad = int((~torch.isfinite(out)).sum())
         raise SwathError(
             f"the model gave {bad} values that are not finite",
-            where=f"{plan.spec.name}, tile at {tiles[0][1].where.lonlat[0].tolist()}",
+            where=f"{plan.spec.name}, tile at {where.lonlat[0].tolist()}",
             remedy="try --precision fp32; if it stays, the weights or the normalisation are wrong",
         )
     return out

@@ -115,8 +115,9 @@ def estimate(plan: Plan, scene: Scene, predictor: Predictor, workers: int = 1) -
     middle = plan.cells[len(plan.cells) // 2]
     tile = plan.tiles(middle)[0]
     one = Plan(
-        plan.grid.crop(plan.tile_window(*tile)), plan.spec, plan.settings, plan.fingerprint, plan.align, plan.steps
-    )
+        plan.grid.crop(plan.tile_window(*tile)), plan.spec, plan.settings, plan.fingerprint, plan.align, plan.steps,
+        phase=plan.phase,
+    )  # fmt: skip
     place = plan.tile_window(*tile)
     shifted = _Shifted(scene, place.row, place.col, scene.grid, scene.sensors)
     seconds = []

@@ -17,7 +17,7 @@ from swath.core.config import digest
 from swath.deploy.blend import Axis
 from swath.deploy.predictor import PredictorSpec
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever the same inputs would give other pixels."""
 
 CHEAP = 0.087
@@ -41,7 +41,8 @@ class MapSettings:
     """What decides the pixels of a map, beside model and scene. 0 and None mean: as the model advises.
 
     `overlap` is what neighbouring tiles share at least (by default what costs no more than a fifth); `batch`,
-    `threads`, `device` and `precision` are here because they move the last bits of a float.
+    `threads`, `device` and `precision` are here because they move the last bits of a float. `mosaic`: features of
+    a cell's tiles are joined before anything is made of them, where the model can be asked so.
     """
 
     tile: int = 0
@@ -55,6 +56,7 @@ class MapSettings:
     entropy: bool = False
     confidence: bool = False
     sets: bool = False
+    mosaic: bool = True
 
     def resolved(self, spec: PredictorSpec) -> MapSettings:
         """With the model's advice filled in, and what cannot work refused."""
@@ -65,7 +67,7 @@ class MapSettings:
                 where="--tile",
                 remedy=f"choose a multiple of {spec.multiple}",
             )
-        overlap = advised(tile, spec) if self.overlap is None else self.overlap
+        overlap = advised(tile, spec, self.mosaic) if self.overlap is None else self.overlap
         if not 0 <= overlap < tile:
             raise UserError(
                 f"tiles of {tile} pixels cannot overlap by {overlap}", where="--overlap", remedy=f"0 to {tile - 1}"
@@ -87,13 +89,21 @@ class MapSettings:
         return replace(self, tile=tile, overlap=overlap, batch=batch)
 
 
-def advised(tile: int, spec: PredictorSpec) -> int:
+def joins(tile: int, spec: PredictorSpec) -> bool:
+    """Whether features of such tiles can be joined: they hold whole pairs of cells, which is what decoders pool."""
+    return spec.stride > 0 and spec.label.kind != "boxes" and tile % (2 * spec.stride) == 0
+
+
+def advised(tile: int, spec: PredictorSpec, mosaic: bool = True) -> int:
     """The default overlap: within `CHEAP`, tiles in phase with the model's patches if it can be, then room for a halo.
 
     Tiles that start on one lattice of patches see the same patches: out of phase they differ far more where they meet
     than a halo could mend (`benchmarks/map_seams.py`). For objects it is a quarter of the tile: only what fits into an
-    overlap is sure to lie whole in some tile.
+    overlap is sure to lie whole in some tile. Where features are joined it is whole cells of them, if only none: what
+    is left of `blend.COSTS` goes where two units of work meet (`blend.in_cells`).
     """
+    if mosaic and joins(tile, spec):
+        return tile // 14 // spec.stride * spec.stride
     if spec.label.kind == "boxes":
         return max(1, tile // 4 // spec.multiple * spec.multiple or tile // 4)
     whole = 2 * spec.halo + 2
@@ -107,6 +117,18 @@ def advised(tile: int, spec: PredictorSpec) -> int:
             return down
         step = step // 2 if step % 2 == 0 else 1
     return min(least, tile - 1)
+
+
+def lattice(settings: MapSettings, spec: PredictorSpec, coarse: int) -> tuple[int, int]:
+    """Multiples on which tiles start, and on which joined features do: 0 where they cannot be joined. `coarse`: the
+    pixels of the coarsest layer."""
+    overlap, tile = settings.overlap or 0, settings.tile
+    align = math.lcm(coarse, math.gcd(spec.multiple, overlap or spec.multiple))
+    align = align if align <= tile - overlap else coarse
+    if not settings.mosaic or not joins(tile, spec) or align % spec.stride:
+        return align, 0
+    pairs = math.lcm(align, 2 * spec.stride)
+    return align, pairs if tile % pairs == 0 and overlap <= tile - pairs else 0
 
 
 @dataclass(frozen=True)
@@ -143,6 +165,8 @@ class Plan:
     align: int = 1
     steps: int = 1
     dates: tuple[int, int] | None = None
+    phase: int = 0
+    """Multiple on which joined features start; 0 where tiles are answered one by one."""
 
     @classmethod
     def of(cls, scene: Scene, spec: PredictorSpec, settings: MapSettings) -> Plan:
@@ -162,11 +186,13 @@ class Plan:
         for item in usable:
             for band in item.bands:
                 have[item.sensor].band(band)
-        settings = settings.resolved(spec)
-        align, steps, dates = probe(scene, {i.sensor: i.bands for i in usable}, settings.tile)
-        phase = math.lcm(align, math.gcd(spec.multiple, settings.overlap or spec.multiple))
-        align = phase if phase <= settings.tile - (settings.overlap or 0) else align
-        plan = cls(scene.grid, spec, settings, scene.fingerprint, align, steps, dates)
+        wanted, settings = settings, settings.resolved(spec)
+        coarse, steps, dates = probe(scene, {i.sensor: i.bands for i in usable}, settings.tile)
+        align, phase = lattice(settings, spec, coarse)
+        if settings.mosaic and not phase:
+            settings = replace(wanted, mosaic=False).resolved(spec)
+            align, _ = lattice(settings, spec, coarse)
+        plan = cls(scene.grid, spec, settings, scene.fingerprint, align, steps, dates, phase)
         if plan.repeats > TOO_OFTEN:
             raise UserError(
                 f"tiles of {settings.tile} pixels that share {settings.overlap} compute every pixel "
@@ -187,7 +213,8 @@ class Plan:
 
     def _axis(self, length: int) -> Axis:
         s = self.settings
-        return Axis.of(length, s.tile, s.overlap or 0, halo=self.spec.halo, align=self.align, cell=s.cell)
+        place = {"halo": self.spec.halo, "align": self.align, "cell": s.cell, "phase": self.phase}
+        return Axis.of(length, s.tile, s.overlap or 0, **place)
 
     @cached_property
     def digest(self) -> str:
@@ -207,6 +234,7 @@ class Plan:
                 "scene": self.fingerprint,
                 "grid": asdict(self.grid),
                 "align": self.align,
+                "phase": self.phase,
                 "settings": asdict(self.settings),
             }
         )
@@ -283,7 +311,8 @@ class Plan:
         reading = 2 * edge**2 * bands * steps * 5
         computing = edge**2 * (self.spec.planes * 8 + self.bytes_per_pixel + 8)
         batch = self.settings.batch * self.settings.tile**2 * (bands * steps * 8 + self.spec.channels * 8)
-        return int(reading + computing + batch)
+        joined = edge**2 // self.spec.stride**2 * self.spec.width * 4 if self.phase else 0
+        return int(reading + computing + batch + joined)
 
     def disk(self) -> int:
         """Bytes at the worst moment: finished cells, the raw raster, the final file before its compression; the latter

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from swath.core import Batch, Input, LabelSpec, Scene, UserError
+from swath.core import Batch, Features, Input, LabelSpec, Scene, UserError
 
 MAIN = {"mask": "probabilities", "map": "values", "boxes": "boxes"}
 """Kind of label -> the array that a predictor must give: (B, K, H, W) at the scene's grid, or boxes (B, N, 4) in
@@ -25,6 +25,10 @@ class PredictorSpec:
     multiple of `multiple`; `halo` pixels along a tile's inner edges are computed and thrown away. `conformal` is the
     threshold q of a calibrated prediction set {k : p_k >= 1 - q}. `extras` names further arrays (B, H, W) to map. With
     `every_date` (a change) nothing is said of a pixel that one of the dates hides.
+
+    `stride` above zero declares two steps (`Stepwise`): features in cells of so many pixels, `width` numbers each, and
+    an answer that looks at features and pixels near by alone. Then a map may join the features of many tiles before the
+    second step. A model whose second step sees a whole tile (pools it, norms it) leaves it at zero.
     """
 
     name: str
@@ -38,6 +42,8 @@ class PredictorSpec:
     conformal: float | None = None
     extras: tuple[str, ...] = ()
     every_date: bool = False
+    stride: int = 0
+    width: int = 0
 
     def __post_init__(self) -> None:
         if self.label.kind not in MAIN:
@@ -48,7 +54,7 @@ class PredictorSpec:
             )
         if self.label.kind in ("mask", "boxes") and not self.label.classes:
             raise UserError("the label has no classes", where=self.name)
-        if self.tile < 1 or self.multiple < 1 or self.halo < 0 or self.tile % self.multiple:
+        if self.tile < 1 or self.multiple < 1 or self.halo < 0 or self.tile % self.multiple or self.stride < 0:
             raise UserError(f"tile {self.tile}, multiple {self.multiple}, halo {self.halo} do not fit", where=self.name)
 
     @property
@@ -95,6 +101,16 @@ class Continuing(Protocol):
     def going_on(self, sides: Tensor) -> AbstractContextManager[None]: ...
 
 
+@runtime_checkable
+class Stepwise(Protocol):
+    """A predictor that can be asked in two steps: features of tiles, and what `predict` would say of features. Those of
+    the second may be joined of many tiles', over the ground of the batch; nothing is pooled there (NaN)."""
+
+    def features(self, batch: Batch) -> Features: ...
+
+    def answer(self, features: Features, batch: Batch) -> Mapping[str, Tensor]: ...
+
+
 def prepared(predictor: Predictor, precision: str, device: str) -> Predictor:
     """The predictor, ready if it can be made so."""
     if isinstance(predictor, Preparing):
@@ -114,17 +130,15 @@ class OpenScene(Protocol):
     def __call__(self) -> Scene: ...
 
 
-def planes(predictor: Predictor, batch: Batch, size: int) -> Tensor:
-    """The main array and the extras as float32 (B, planes, size, size), checked."""
-    spec = predictor.spec
-    given = predictor.predict(batch)
+def planes(spec: PredictorSpec, given: Mapping[str, Tensor], shape: tuple[int, int, int]) -> Tensor:
+    """The main array and the extras of an answer of this shape (B, H, W) as float32 (B, planes, H, W), checked."""
     parts: list[Tensor] = []
     for name, count in ((spec.main, spec.channels), *((e, 1) for e in spec.extras)):
         if name not in given:
             raise UserError(f"predict gave {sorted(given)} and no '{name}'", where=spec.name)
         out = given[name].to(torch.float32)
         out = out[:, None] if out.ndim == 3 and count == 1 else out
-        want = (len(batch), count, size, size)
+        want = (shape[0], count, *shape[1:])
         if tuple(out.shape) != want:
             raise UserError(f"'{name}' has the shape {tuple(out.shape)}, not {want}", where=spec.name)
         parts.append(out)
