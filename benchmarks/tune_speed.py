@@ -1,11 +1,11 @@
 """Tuning beside TerraTorch: time to the first step, epoch time, frozen tuning, peak memory and score, in one run.
 
     python benchmarks/tune_speed.py --env /path/to/terratorch-env [--chips 256] [--epochs 2] [--threads 1]
-                                    [--what first command full frozen]
+                                    [--what first command full frozen] [--precision bf16]
 
 Both sides read the same 224 x 224 x 6 uint16 GeoTIFF chips and the same splits, start timm's ViT-S/16 at random, put a
-linear map from each token to its own pixels on its last level (a transposed convolution), and tune in fp32 on
-`--threads` with batches of 8, AdamW and a validation every epoch.
+linear map from each token to its own pixels on its last level (a transposed convolution), and tune in fp32 (or
+both in bf16, as each does it) on `--threads` with batches of 8, AdamW and a validation every epoch.
 
   first    from the start of the process (imports included) to the end of the first optimiser step, five times; each
            side called from Python with the least that it needs
@@ -102,10 +102,10 @@ def our_run(root: Path, out: Path, job: dict) -> dict:
     return {
         "name": "speed", "data": {"kind": "folder", "path": str(root), "card": str(root / "card.toml")},
         "encoder": {"kind": "timm", "size": "vit-small", "sensor": "sentinel2-l2a", "bands": BANDS},
-        "task": {"kind": "segment", "detail": 0}, "decoder": {"kind": "unpatch", "width": 8},
+        "task": {"kind": "segment", "detail": 0}, "decoder": {"kind": "unpatch", "width": 2},
         "tuning": "frozen" if job["what"] == "frozen" else "full",
         "loop": {"epochs": job["epochs"], "batch_size": BATCH, "lr": LR, "seed": job["seed"], "progress": False,
-                 "schedule": "constant"},
+                 "schedule": "constant", "precision": job["precision"]},
         "trust": {"calibrate": False, "ood": False, "chips": 0, "bootstrap": 0}, "out": str(out),
     }  # fmt: skip
 
@@ -153,6 +153,7 @@ def theirs(root: Path, out: Path, job: dict) -> dict:
     loop = dict(
         max_epochs=job["epochs"], accelerator="cpu", logger=False, enable_progress_bar=False,
         default_root_dir=str(out), enable_model_summary=False, num_sanity_val_steps=0,
+        precision="bf16-mixed" if job["precision"] == "bf16" else "32-true",
     )  # fmt: skip
     stamps: list[float] = []
     clock = types.ModuleType("swath_clock")
@@ -244,6 +245,7 @@ def compare(env: str, root: Path, given: argparse.Namespace, what: str) -> None:
                 "means": stats["mean"],
                 "stds": stats["std"],
                 "threads": given.threads,
+                "precision": given.precision,
             }
             rows[side].append(launch(side, python[side], root, job))
             row = rows[side][-1]
@@ -271,6 +273,7 @@ def main() -> None:
     parser.add_argument("--frozen-epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--what", nargs="+", choices=KINDS, default=list(KINDS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -80,10 +80,21 @@ def test_a_second_derivative_is_refused_not_wrong():
         first.sum().backward()
 
 
+@pytest.mark.parametrize("held", [1, 2**20], ids=["one by one", "at once"])
 @pytest.mark.parametrize("apart", [False, True])
-def test_answers_without_gradients(apart):
+def test_answers_without_gradients(apart, held, monkeypatch):
+    monkeypatch.setattr(attention, "IN_CACHE", held)
     torch.manual_seed(1)
     x, asks = torch.randn(3, 33, 2 if apart else 3, 2, 16), torch.randn(3, 5, 2, 16) if apart else None
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         given = attend(x.bfloat16(), None if asks is None else asks.bfloat16())
     assert given.dtype == torch.bfloat16 and torch.allclose(given.float(), exact(x, asks), atol=0.03)
+
+
+def test_the_cuts_of_a_batch_change_no_bit(monkeypatch):
+    x = torch.randn(5, 33, 3, 2, 16).bfloat16()
+    with torch.inference_mode():
+        whole = attend(x)
+        monkeypatch.setattr(attention, "IN_CACHE", 2 * 2 * 33 * 33)
+        assert torch.equal(attend(x), whole)
+        assert attend(x[:0]).shape == (0, 33, 32)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from swath.models.layers import products
-from swath.models.layers.products import Linear, linear, linear_gelu
+from swath.models.layers.products import Linear, Up, linear, linear_gelu
 from swath.models.layers.transformer import Mlp, wide
 from swath.train.compute import _Flops
 
@@ -103,3 +103,17 @@ def test_flops_are_counted(always):
     with FlopCounterMode(display=False) as torchs, torch.no_grad():
         linear_gelu(torch.randn(6, 8), layer.weight, layer.bias)
     assert torchs.get_total_flops() == 2 * 6 * 8 * 4
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.integers(1, 7), st.integers(1, 7))
+def test_squares_without_overlap_are_the_transposed_convolution(batch, inside, outside, size, high, wide):
+    layer = Up(inside, outside, size)
+    x, bias = torch.randn(batch, inside, high, wide, requires_grad=True), layer.bias
+    wrt, want = [x, layer.weight, bias], F.conv_transpose2d(x, layer.weight, bias, size)
+    ours, up = layer(x), torch.randn_like(want)
+    close(ours, want)
+    for a, c in zip(torch.autograd.grad(ours, wrt, up), torch.autograd.grad(want, wrt, up), strict=True):
+        close(a, c)
+    empty = layer(x[:0])
+    assert empty.shape == want[:0].shape

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from swath.core import UserError
-from swath.models.layers.products import Linear, available, laid_out, product
+from swath.models.layers.products import Linear, Up, available, laid_out, product
 from swath.models.layers.transformer import Mlp
 
 LINEAR = (nn.Linear, Linear)
+UPS = (nn.ConvTranspose2d, Up)
 _READY: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 LEAST = 4096
 """Weights of fewer numbers are left as they are."""
@@ -175,7 +176,7 @@ def _walk(module: nn.Module, dtype: torch.dtype, last: nn.Module | None) -> None
                 setattr(module, name, nn.Identity())
                 continue
         if dtype is torch.bfloat16 and (child is last or _is_patches(child)):
-            setattr(module, name, Exact(child))
+            setattr(module, name, Exact(_packed(child, torch.float32) or child))
         elif (ready := _packed(child, dtype)) is not None:
             setattr(module, name, ready)
         else:
@@ -202,7 +203,7 @@ def _packed(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
         return PackedLinear(child, dtype)
     if type(child) is nn.Conv2d and _large(child) and child.padding_mode == "zeros":
         return PackedConv(child, dtype) if not isinstance(child.padding, str) else None
-    if type(child) is nn.ConvTranspose2d and _large(child) and child.groups == 1:
+    if isinstance(child, nn.ConvTranspose2d) and type(child) in UPS and _large(child) and child.groups == 1:
         square = child.kernel_size == child.stride and len(set(child.kernel_size)) == 1
         bare = not any(child.padding) and not any(child.output_padding) and set(child.dilation) == {1}
         return PackedUp(child, dtype) if square and bare else None

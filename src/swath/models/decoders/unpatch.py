@@ -13,6 +13,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from swath.core import UserError
+from swath.models.layers.products import Up
 
 
 class UnpatchDecoder(nn.Module):
@@ -22,7 +23,7 @@ class UnpatchDecoder(nn.Module):
 
     def __init__(self, given: int, stride: int, width: int) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(given, width, stride, stride)
+        self.up = Up(given, width, stride)
         # torch's own start divides by the pixels of a cell as well, which do not add up: answers start faint
         nn.init.normal_(self.up.weight, std=given**-0.5)
         self.width, self.stride = width, 1.0

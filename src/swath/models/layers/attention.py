@@ -28,10 +28,10 @@ def attend(packed: Tensor, q: Tensor | None = None, bias: Tensor | None = None) 
     asks = packed if q is None else q
     if _plainly(asks, b * heads * asks.shape[1] * n, bias):
         return _Plain.apply(packed, q, bias)  # type: ignore[no-any-return]
+    if bias is None and _answers(asks, b * heads * asks.shape[1] * n):
+        return _answer(packed, q)
     parts = packed.permute(2, 0, 3, 1, 4).unbind(0)
     query = parts[0] if q is None else q.transpose(1, 2)
-    if bias is None and _answers(query, b * heads * query.shape[2] * n):
-        return _answer(query, parts[-2], parts[-1]).transpose(1, 2).flatten(2)
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(query.dtype)
     return scaled_dot_product_attention(query, parts[-2], parts[-1], attn_mask=bias).transpose(1, 2).flatten(2)
@@ -56,12 +56,21 @@ def _answers(q: Tensor, kept: int) -> bool:
     return cpu and not (torch.is_grad_enabled() and q.requires_grad) and kept <= MOST_KEPT
 
 
-def _answer(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Plain products of (B, heads, n, d), nothing kept."""
-    b, h, n, d = q.shape
+def _answer(packed: Tensor, q: Tensor | None) -> Tensor:
+    """Plain products, nothing kept: some samples at a time, in the same few buffers."""
+    b, n, _, heads, d = packed.shape
+    m = n if q is None else q.shape[1]
+    out, nothing = packed.new_empty(b, m, heads, d), packed.new_empty(1, 1, 1)
+    cuts = _cuts(b, heads * m * n)
+    room = packed.new_empty(len(out[: cuts[0].stop]) if cuts else 0, heads, m, n)
     with torch.autocast("cpu", enabled=False):
-        logits = torch.bmm((q * d**-0.5).reshape(b * h, n, d), k.reshape(b * h, -1, d).transpose(1, 2))
-        return torch.bmm(logits.softmax(-1), v.reshape(b * h, -1, v.shape[3])).view(b, h, n, v.shape[3])
+        for i in cuts:
+            parts = packed[i].permute(2, 0, 3, 1, 4).flatten(1, 2)
+            asks = parts[0] if q is None else q[i].transpose(1, 2).flatten(0, 1)
+            p = room[: len(out[i])].flatten(0, 1)
+            torch.baddbmm(nothing, asks, parts[-2].mT, beta=0, alpha=d**-0.5, out=p)
+            out[i] = torch.bmm(torch.softmax(p, -1, out=p), parts[-1]).view(-1, heads, m, d).transpose(1, 2)
+    return out.flatten(2)
 
 
 class _Plain(torch.autograd.Function):
@@ -76,7 +85,7 @@ class _Plain(torch.autograd.Function):
             query = parts[0].mul_(scale) if q is None else (q.transpose(1, 2) * scale).contiguous()
             b, heads, m, d = query.shape
             p, out = query.new_empty(b, heads, m, k.shape[2]), query.new_empty(b, m, heads, d)
-            for i in _cuts(p):
+            for i in _cuts(b, p.shape[1:].numel()):
                 logits = query[i] @ k[i].transpose(-1, -2)
                 if bias is not None:
                     some = bias if len(bias) == 1 else bias[i]
@@ -98,7 +107,7 @@ class _Plain(torch.autograd.Function):
         asked = out[:, :, 0] if ctx.alone else q.new_empty(b, m, heads, d)
         with torch.autocast("cpu", enabled=False):
             g = grads[0].view(b, m, heads, d).transpose(1, 2).contiguous()
-            for i in _cuts(p):
+            for i in _cuts(b, p.shape[1:].numel()):
                 each = torch.ops.aten._softmax_backward_data(g[i] @ v[i].transpose(-1, -2), p[i], -1, p.dtype)
                 out[i, :, -1] = (p[i].transpose(-1, -2) @ g[i]).transpose(1, 2)
                 out[i, :, -2] = (each.transpose(-1, -2) @ q[i]).transpose(1, 2)
@@ -106,7 +115,7 @@ class _Plain(torch.autograd.Function):
         return out, None if ctx.alone else asked, None
 
 
-def _cuts(p: Tensor) -> list[slice]:
-    """Samples at a time whose logits stay in a core's own cache."""
-    step = max(1, IN_CACHE // max(1, p[0].numel()))
-    return [slice(i, i + step) for i in range(0, len(p), step)]
+def _cuts(samples: int, kept: int) -> list[slice]:
+    """Samples at a time whose logits, so many a sample, stay in a core's own cache."""
+    step = max(1, IN_CACHE // max(1, kept))
+    return [slice(i, i + step) for i in range(0, samples, step)]
