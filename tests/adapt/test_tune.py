@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from swath.adapt.bundle import Bundle, open_card
+from swath.adapt.prepare import prepare
 from swath.adapt.run import TuneRun
 from swath.adapt.tune import tune
 from swath.core import config
@@ -215,3 +216,23 @@ def test_a_run_begins_anew_where_it_is_told_to(tmp_path, monkeypatch):
     assert "--fresh" in caught.value.remedy
     assert steps_of(2, resume="never") == first
     assert steps_of(3, resume="never")[1] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("task", "decoder"), [("segment", "upernet"), ("segment", "unet"), ("classify", "")])
+def test_a_batch_of_one_value_a_channel_trains(task, decoder, tmp_path):
+    """A batch norm sees one value a channel where a chip of 32 pixels stands alone at stride 32, and under pooling."""
+    source = tiny.TinySource({"segment": "mask", "classify": "class"}[task], n=12)
+    encoder = {"kind": "timm", "model": "test_resnet", "sensor": tiny.SENSOR.id, "bands": list(tiny.SENSOR.names)}
+    more = {"decoder": {"kind": decoder}} if decoder else {}
+    loop = {"steps": 3, "batch_size": 1, "progress": False}
+    found = tune(make(tmp_path, task=task, encoder=encoder, loop=loop, **more), source)
+    assert found.scores[found.primary] == found.scores[found.primary]
+    norm = torch.nn.BatchNorm2d(4)
+    ready = prepare(make(tmp_path, task="segment"), source if task == "segment" else tiny.TinySource()).task
+    ready.norm = norm
+    ready.train()
+    before = norm.running_mean.clone()
+    out = norm(torch.full((1, 4, 1, 1), 3.0))
+    assert torch.allclose(out, torch.full((1, 4, 1, 1), 3.0), atol=1e-4) and torch.equal(norm.running_mean, before)
+    norm(torch.randn(2, 4, 3, 3))
+    assert norm.training and not torch.equal(norm.running_mean, before)

@@ -623,3 +623,34 @@ def test_images_of_one_baseline_are_not(tmp_path):
         write(tmp_path / "masks" / f"{i:02d}.tif", (dn[:1] > 1500).astype("uint8"), origin=(500000 + 1000 * i, 5000000))
     done = start(tmp_path, "segment", Hints("sentinel2-l2a", S2))
     assert not any("images seem to" in a for a in done.assumed)
+
+
+def test_masks_of_floats(tmp_path):
+    """Whole numbers with NaN are classes and what is not known; a fraction names its file."""
+    folder(tmp_path, names=S2_NAMES)
+    for path in (tmp_path / "masks").iterdir():
+        mask = np.random.default_rng(0).integers(0, 3, (1, 32, 32)).astype("float32")
+        mask[:, :4] = np.nan
+        write(path, mask, origin=(500000 + 1000 * int(path.stem[1:]), 5000000))
+    start(tmp_path, "segment", Hints("sentinel2-l2a", S2), tmp_path / "o")
+    label = open_source(yaml.safe_load((tmp_path / "o" / "run.yaml").read_text())["data"]).sample(0).labels["label"]
+    assert not label.valid[0, :4].any() and label.valid[0, 4:].all() and label.value.max() == 2
+    mask[:, 8, 8] = 1.5
+    write(tmp_path / "masks" / "k03.tif", mask, origin=(503000, 5000000))
+    with pytest.raises(UserError, match=r"needs a label of kind mask|holds 1\.5"):
+        start(tmp_path, "segment", Hints("sentinel2-l2a", S2), tmp_path / "p")
+
+
+@pytest.mark.parametrize(("top", "known"), [(279, True), (255, False)])
+def test_255_is_a_class_among_more(tmp_path, top, known):
+    """In masks of 16 bits with 280 classes it is one; alone at the end of few it means not labelled."""
+    folder(tmp_path, n=6, names=S2_NAMES)
+    for i in range(6):
+        mask = np.arange(1024).reshape(1, 32, 32) % 280 if known else np.arange(1024).reshape(1, 32, 32) % 5
+        mask = np.where(mask == 4, 255, mask) if not known else mask
+        write(tmp_path / "masks" / f"k{i:02d}.tif", mask.astype("uint16"), origin=(500000 + i * 1000, 5000000))
+    done = start(tmp_path, "segment", Hints("sentinel2-l2a", S2), tmp_path / "o")
+    assert any("[255]" in a for a in done.assumed) != known
+    assert len(done.found["classes"]) == (280 if known else 4)
+    label = load_card(done.card).labels[0]
+    assert label.ignore == (() if known else (255.0,))

@@ -117,6 +117,19 @@ def _in_sight(batch: Batch, objects: Boxes, size: Sequence[float]) -> Boxes:
     return Boxes(objects.xyxy[kept], objects.classes[kept], masks)
 
 
+def _before(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+    """One value a channel has no deviation (a batch of one small chip, or what is left of an epoch): such a batch is
+    normalised by the running statistics, where torch would stop."""
+    x = given[0]
+    if norm.training and x.numel() == x.shape[1]:
+        norm.training, norm.lone = False, True  # type: ignore[assignment]
+
+
+def _after(norm: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+    if getattr(norm, "lone", False):
+        norm.training, norm.lone = True, False  # type: ignore[assignment]
+
+
 class TaskModule(nn.Module, ABC):
     """An `nn.Module` with `encoder`; in training it is called like an objective. `store` may hold cached features."""
 
@@ -136,6 +149,10 @@ class TaskModule(nn.Module, ABC):
 
     def train(self, mode: bool = True) -> TaskModule:
         super().train(mode)
+        for m in self.modules() if mode else ():
+            if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) and _before not in m._forward_pre_hooks.values():  # pyright: ignore[reportPrivateUsage]
+                m.register_forward_pre_hook(_before)
+                m.register_forward_hook(_after)
         if self.frozen:
             self.encoder.eval()
         else:

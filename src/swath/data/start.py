@@ -156,6 +156,14 @@ def _classes(root: Path, label: LabelCard, index: Index, notes: list[Note]) -> L
             continue
         with opened(root / path) as data:
             values, n = np.unique(data.read(1), return_counts=True)
+            if values.dtype.kind == "f":
+                values, n = values[np.isfinite(values)], n[np.isfinite(values)]
+                if bool((values != values.round()).any()):
+                    raise UserError(
+                        f"the label holds {values[values != values.round()][0]:g}: classes are whole numbers",
+                        where=str(root / path),
+                        remedy="choose --task regress for quantities, or resample classes by nearest neighbour",
+                    )
             if data.nodata is not None and np.isfinite(data.nodata):
                 nodata.add(int(data.nodata))
         counts.update(dict(zip((int(v) for v in values), (int(c) for c in n), strict=True)))
@@ -166,7 +174,9 @@ def _classes(root: Path, label: LabelCard, index: Index, notes: list[Note]) -> L
             remedy="choose --task regress, or correct the masks",
         )
     binary = set(counts) <= {0, 255} and 255 not in nodata
-    ignore = tuple(float(v) for v in sorted(counts) if v < 0 or (v == 255 and not binary) or (v in nodata and v != 0))
+    # the highest of all, and far from the rest: what a file of bytes writes where nobody labelled
+    unset = 255 in counts and max(counts) == 255 and 254 not in counts and not binary
+    ignore = tuple(float(v) for v in sorted(counts) if v < 0 or (v == 255 and unset) or (v in nodata and v != 0))
     if binary and 255 in counts:
         notes.append(Note(f"label '{label.name}': 255 beside 0 alone is the second class", False))
     values = tuple(v for v in sorted(counts) if float(v) not in ignore)
