@@ -150,3 +150,11 @@ def test_swath_vit_takes_every_tuning(name, batch):
     with torch.no_grad():
         merged = tuning.merge(copy.deepcopy(encoder)).eval()(holes)
     torch.testing.assert_close(merged.pooled, found.pooled.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_selective_default_finds_norms_by_what_they_are():
+    base = TUNINGS.get("selective")().apply(tiny.build("resnet"))
+    moving = [n for n, p in base.named_parameters() if p.requires_grad]
+    assert moving and all(".bn" in n or ".downsample.1." in n for n in moving)
+    with pytest.raises(UserError, match="no parameters to select from"):
+        TUNINGS.get("selective")().apply(torch.nn.Identity())

@@ -87,7 +87,9 @@ def need(encoder: nn.Module, kind: str, on: Iterable[str]) -> Trunk:
         raise UserError(
             f"tuning '{kind}' works on {', '.join(want)} trunks; {type(encoder).__name__} has {have or 'no blocks'}",
             where="tuning",
-            remedy="choose full, frozen, partial, bitfit or lora, which every trunk allows",
+            remedy="choose full, frozen, partial, bitfit or lora, which every trunk allows"
+            if have
+            else "choose linear, frozen or full, which need no blocks",
         )
     return have
 

@@ -79,9 +79,13 @@ class GFMEncoder(EncoderModule):
     def features(self, views: Mapping[str, View], where: Where) -> Features:
         view = single(views, self.spec.name)
         stride = int(self.spec.strides[-1])
-        if view.x.shape[3] % stride or view.x.shape[4] % stride:
-            raise UserError(f"{self.spec.name} needs sides that are multiples of {stride} pixels",
-                            where=f"encoder {self.spec.name}")  # fmt: skip
+        h, w = view.x.shape[3:5]
+        if h % stride or w % stride:
+            raise UserError(
+                f"{self.spec.name} needs sides that are multiples of {stride} pixels; the layer is {h} x {w}",
+                where=f"encoder {self.spec.name}",
+                remedy="crop or pad the chips",
+            )
         return per_timestep(view, lambda x, rows: self._images(x))
 
 

@@ -115,12 +115,12 @@ class TimmEncoder(EncoderModule):
 
     def features(self, views: Mapping[str, View], where: Where) -> Features:
         view = single(views, self.spec.name)
-        coarsest = int(max(self.spec.strides))
-        if view.x.shape[3] % coarsest or view.x.shape[4] % coarsest:
+        coarsest, (h, w) = int(max(self.spec.strides)), view.x.shape[3:5]
+        if h % coarsest or w % coarsest:
             raise UserError(
-                f"{self.spec.name} needs sides that are multiples of {coarsest} pixels",
+                f"{self.spec.name} needs sides that are multiples of {coarsest} pixels; the layer is {h} x {w}",
                 where=f"encoder {self.spec.name}",
-                remedy="crop or pad the chips",
+                remedy="crop or pad the chips, or choose swath-vit, which takes any size",
             )
         return per_timestep(view, lambda x, rows: self._images(x))
 
