@@ -242,3 +242,22 @@ def test_the_surest_answer_is_matched_first():
     scores.update(told, one)
     assert scores.counts().tolist() == [[1.0, 3.0, 1.0]]
     assert scores.counts(sure=0.8).tolist() == [[1.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_no_answer_where_there_are_objects_scores_zero(kind):
+    source = tiny.ObjectSource(n=4)
+    for some in (True, False):
+        scores = ObjectScores("what", source.labels["what"].classes, kind)
+        for i in range(2):
+            batch = source.sample(i)
+            label = batch.labels["what"]
+            if not some:
+                o = label.objects[0]
+                bare = replace(label, objects=(Boxes(o.xyxy[:0], o.classes[:0], o.masks[:0]),))
+                batch = Batch(batch.layers, batch.where, {"what": bare})
+            empty = torch.zeros(1, 0)
+            scores.update({"boxes": torch.zeros(1, 0, 4), "scores": empty, "classes": empty.long(),
+                           "counts": torch.tensor([0]), "masks": torch.zeros(1, 0, 32, 32, dtype=torch.bool)}, batch)  # fmt: skip
+        found = scores.compute()
+        assert found["map_50"] == 0.0 and found["map"] == 0.0 if some else found["map_50"] != found["map_50"]

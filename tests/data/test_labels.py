@@ -93,8 +93,12 @@ def test_coco_boxes(tmp_path):
     one = held.sample(1).labels["label"].objects[0]
     assert one.xyxy.tolist() == [[1, 2, 4, 6]] and one.classes.tolist() == [1]
     assert len(held.sample(0).labels["label"].objects[0].classes) == 0
+    coco["annotations"].append({"id": 5, "image_id": 4, "category_id": 7, "bbox": [1, 2, 3, 4]})
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    with pytest.raises(UserError, match="annotation 5 is of category 7, which is not listed"):
+        open_source(tmp_path).sample(0)
     (tmp_path / "boxes.json").write_text('{"images": 3}')
-    with pytest.raises(UserError, match="not COCO"):
+    with pytest.raises(UserError, match="not COCO: it lacks 'categories'"):
         open_source(tmp_path).sample(0)
 
 

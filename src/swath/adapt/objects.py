@@ -241,8 +241,10 @@ class ObjectScores:
             per = found["map_per_class"].reshape(-1).tolist()
             for c, v in zip(found["classes"].reshape(-1).tolist(), per, strict=True):
                 out[f"ap/{self.classes[int(c)]}"] = float(v)
-        # torchmetrics says -1 where there is nothing to judge
-        return {k: (v if v >= 0 else float("nan")) for k, v in out.items()} | self.matched()
+        # torchmetrics says -1 where there is nothing to judge, and of masks also where there is no answer at all
+        silent = not any(len(t["labels"]) for t in self.told) and any(len(t["labels"]) for t in self.truth)
+        none = 0.0 if silent else float("nan")
+        return {k: (v if v >= 0 else none) for k, v in out.items()} | self.matched()
 
     def counts(self, at: float = 0.5, sure: float = 0.5) -> NDArray[np.float64]:
         """(matched, said, true) a sample: objects said with confidence, each truth matched once, at this IoU (of masks

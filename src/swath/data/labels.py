@@ -247,7 +247,13 @@ class Coco:
             order = card.classes or tuple(categories[k] for k in sorted(categories))
             for a in data["annotations"]:
                 x, y, w, h = (float(v) for v in a["bbox"])
-                name = categories[int(a["category_id"])]
+                name = categories.get(int(a["category_id"]))
+                if name is None:
+                    raise UserError(
+                        f"annotation {a.get('id', '?')} is of category {a['category_id']}, which is not listed",
+                        where=str(path),
+                        remedy=f"categories: {', '.join(f'{k} {v}' for k, v in sorted(categories.items()))}",
+                    )
                 if name not in order:
                     raise UserError(f"the category '{name}' is no class of '{card.name}'", where=str(path))
                 if int(a["image_id"]) not in images:
@@ -255,7 +261,8 @@ class Coco:
                 self.found[images[int(a["image_id"])]].append(([x, y, x + w, y + h], order.index(name)))
                 self.shapes[images[int(a["image_id"])]].append(a.get("segmentation"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
-            raise UserError(f"the file is not COCO: {type(why).__name__} {why}", where=str(path)) from why
+            said = f"it lacks {why}" if isinstance(why, KeyError) else f"{type(why).__name__}: {why}"
+            raise UserError(f"the file is not COCO: {said}", where=str(path)) from why
         self.classes = order
 
     def label(self, key: str, shape: tuple[int, int]) -> Label | None:

@@ -126,7 +126,7 @@ def choose(layer: Layer, want: Input, adaptation: Adaptation, who: str) -> tuple
             raise UserError(
                 f"{who} needs the band {name} of {want.sensor}; the layer has {', '.join(layer.sensor.names)}",
                 where=f"layer {layer.sensor.id}",
-                remedy="read that band, or take another in its place: adaptation.bands=nearest or adaptation.bands=mean",
+                remedy="read that band, or take another in its place: adaptation.bands=nearest (or =mean)",
             )
         index.append(at)
     if not same:

@@ -11,7 +11,6 @@ from torch import nn
 from swath.adapt import sites
 from swath.core.errors import UserError
 
-
 NORMS = "*norm*"
 
 
