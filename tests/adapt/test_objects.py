@@ -256,8 +256,8 @@ def test_no_answer_where_there_are_objects_scores_zero(kind):
                 o = label.objects[0]
                 bare = replace(label, objects=(Boxes(o.xyxy[:0], o.classes[:0], o.masks[:0]),))
                 batch = Batch(batch.layers, batch.where, {"what": bare})
-            empty = torch.zeros(1, 0)
-            scores.update({"boxes": torch.zeros(1, 0, 4), "scores": empty, "classes": empty.long(),
-                           "counts": torch.tensor([0]), "masks": torch.zeros(1, 0, 32, 32, dtype=torch.bool)}, batch)  # fmt: skip
+            empty, masks = torch.zeros(1, 0), torch.zeros(1, 0, 32, 32, dtype=torch.bool)
+            told = {"boxes": torch.zeros(1, 0, 4), "scores": empty, "classes": empty.long(), "masks": masks}
+            scores.update(told | {"counts": torch.tensor([0])}, batch)
         found = scores.compute()
         assert found["map_50"] == 0.0 and found["map"] == 0.0 if some else found["map_50"] != found["map_50"]
