@@ -158,3 +158,36 @@ def test_a_file_of_nodata_alone_is_named_with_a_remedy_that_helps(tmp_path):
     (tmp_path / "card.toml").write_text(f'name = "m"\n[[layer]]\nsensor = "sentinel2-l2a"\nbands = [{bands}]\n')
     scene = open_scene(tmp_path / "a.tif", str(tmp_path / "card.toml"))
     assert not scene.read(scene.grid.window).layers["sentinel2-l2a"].valid.any()
+
+
+def test_a_scene_is_not_observed_under_its_cloud_masks(tmp_path):
+    """As samples are: at the mask's own size, from the window's pixels; another piece of that date fills the gap."""
+    image = np.full((4, 40, 40), 2000, "uint16")
+    scl = np.full((1, 80, 80), 4, "uint8")
+    scl[:, :21, :21] = 9  # of finer pixels: one of the four of pixel 10 is enough
+    for key, col, value in (("a", 0, 2000), ("b", 5, 3000)):
+        place = (500000 + 10 * col, 5000000)
+        write(tmp_path / "images" / f"{key}_20240501.tif", np.full_like(image, value), origin=place)
+        clear = scl if key == "a" else np.full((1, 80, 80), 4, "uint8")
+        write(tmp_path / "scl" / f"{key}_20240501.tif", clear, gsd=5.0, origin=place)
+    (tmp_path / "card.toml").write_text(
+        'name = "d"\n[layout]\nkind = "folder"\n[[layer]]\nsensor = "sentinel2-l2a"\npath = "images/{key}_{date}.tif"\n'
+        'bands = ["blue", "green", "red", "nir"]\nclouds = "scl/{key}_{date}.tif"\nhides = [9]\n'
+    )
+    scene = open_scene(tmp_path)
+    for window in (Window(0, 0, 40, 45), Window(8, 3, 5, 9)):
+        layer = scene.read(window).layers["sentinel2-l2a"]
+        rows, cols = (np.arange(n) + at for n, at in ((window.height, window.row), (window.width, window.col)))
+        hidden = (rows < 11)[:, None] & (cols < 11)[None]
+        filled = cols >= 5
+        valid = layer.valid[0, 0, 0].numpy()
+        np.testing.assert_array_equal(valid, ~hidden | filled)
+        found = np.rint(layer.x[0, 0, 0].numpy() * 1e4 + 1000)
+        second = (hidden | (cols >= 40)) & filled
+        np.testing.assert_array_equal(found[valid], np.where(second, 3000, 2000)[valid])
+    before = scene.fingerprint
+    (tmp_path / "scl" / "b_20240501.tif").write_bytes((tmp_path / "scl" / "a_20240501.tif").read_bytes())
+    assert open_scene(tmp_path).fingerprint != before
+    (tmp_path / "scl" / "b_20240501.tif").unlink()
+    with pytest.raises(UserError, match="has no cloud mask"):
+        open_scene(tmp_path)

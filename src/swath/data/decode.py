@@ -19,6 +19,8 @@ from swath.core.units import convert
 from swath.data.card import Card, LabelCard, LayerCard
 
 Pixels = NDArray[Any]
+HIDDEN = 0.25
+"""Share of a pixel that clouds may cover before it counts as not observed."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _of_sensor(known: Sensor, info: RasterInfo, names: tuple[str, ...], why: str
         if found is not None:
             if len(found) != info.count:
                 raise UserError(
-                    f"{len(found)} bands are named and the file has {info.count}",
+                    f"{len(found)} bands are named ({', '.join(found)}) and the files have {info.count}",
                     remedy="name every band of the file, in file order",
                 )
             return Identity(known.id, found, f"{why}; band names are given", True)

@@ -198,6 +198,26 @@ def _own_files(card: Card) -> list[LabelCard]:
     return [x for x in card.labels if x.path and per_key(x)]
 
 
+def clouds_of(root: Path, card: Card) -> dict[str, str]:
+    """Image -> cloud mask, of the layers that have such; an image without one is an error."""
+    got = _collect(card, scan(root))
+    wanted = {x.id: x.clouds for x in card.layers if x.clouds}
+    found: dict[str, str] = {}
+    for key, assets in got.images.items():
+        for asset in (got.hidden_by(a, key) for a in assets if a.layer in wanted):
+            found[asset.path] = asset.clouds or lacks_clouds(root, asset.path, asset.layer, wanted[asset.layer])
+    return found
+
+
+def lacks_clouds(root: Path, path: str, layer: str, wanted: str) -> str:
+    """An image has no cloud mask where its layer has such."""
+    raise UserError(
+        "the image has no cloud mask",
+        where=str(root / path),
+        remedy=f"the card looks for it at {wanted}: add it, or take `clouds` from the layer {layer}",
+    )
+
+
 @dataclass(frozen=True)
 class Placed:
     """What a file is by the card: an image of a layer or a label, its key and its split."""

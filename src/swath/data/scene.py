@@ -23,8 +23,8 @@ from swath.core.errors import UserError
 from swath.core.grid import Grid, Window
 from swath.core.sensor import Sensor
 from swath.data.card import Card, LayerCard, find_card, load_card
-from swath.data.decode import Pixels, Storage, layer_of
-from swath.data.index import Asset, scan
+from swath.data.decode import HIDDEN, Pixels, Storage, layer_of
+from swath.data.index import Asset, clouds_of, lacks_clouds, scan
 from swath.data.names import Pattern, day_of
 from swath.data.place import where
 from swath.data.propose import Hints, propose
@@ -33,11 +33,12 @@ from swath.data.raster import RASTERS, grid_of, lattice, opened, take
 
 @dataclass(frozen=True)
 class Piece:
-    """One raster of a layer: its place and date."""
+    """One raster of a layer: its place and date, and its cloud mask where the layer has such."""
 
     path: str
     grid: Grid
     date: int | None = None
+    clouds: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,10 @@ class RasterScene:
     def fingerprint(self) -> str:
         """Hash of the card and of every file's name, size and time."""
         digest = hashlib.sha256(self.card.digest.encode())
-        for piece in (p for s in self.stacks for p in s.pieces):
-            stat = Path(piece.path).stat() if Path(piece.path).exists() else None
-            digest.update(f"{piece.path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        paths = (x for s in self.stacks for p in s.pieces for x in (p.path, p.clouds) if x)
+        for path in paths:
+            stat = Path(path).stat() if Path(path).exists() else None
+            digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
         return digest.hexdigest()
 
     def read(self, window: Window, bands: Mapping[str, Sequence[str]] | None = None) -> Batch:
@@ -187,7 +189,22 @@ def _read_piece(
         inside = inside & (raw != nodata).all(axis=0)
     if raw.dtype.kind == "f":
         inside = inside & np.isfinite(raw).all(axis=0)
-    return raw, inside, nodata
+    return raw, inside & _clear(piece, target, storage.card) if piece.clouds else inside, nodata
+
+
+def _clear(piece: Piece, target: Grid, card: LayerCard) -> NDArray[np.bool_]:
+    """Where a piece's cloud mask hides nothing, on the target grid."""
+    with opened(piece.clouds) as data:
+        grid = grid_of(data) or piece.grid
+        if grid.crs != target.crs:
+            raise UserError(f"the cloud mask is in {grid.crs[:40]}, its image in {target.crs[:40]}", where=piece.clouds)
+        fine = [max(1, round(t / g)) for t, g in zip(target.gsd[::-1], grid.gsd[::-1], strict=True)]
+        (row, col), (end_row, end_col) = (grid.rowcol(*target.xy(*at)) for at in ((0, 0), target.shape))
+        h, w = target.shape
+        rows, cols = lattice(row, end_row - row, h * fine[0]), lattice(col, end_col - col, w * fine[1])
+        raw, inside = take(data, [0], rows, cols)
+    hidden = np.isin(raw[0], card.hides) & inside
+    return hidden.reshape(h, fine[0], w, fine[1]).mean(axis=(1, 3)) < HIDDEN
 
 
 def _same_axes(a: Grid, b: Grid) -> bool:
@@ -271,10 +288,14 @@ def open_scene(
     if known is None:
         known = _propose(root, files, hints)
     stacks: list[Stack] = []
+    clouds = clouds_of(root, known) if any(x.clouds for x in known.layers) else {}
     for layer in known.layers:
         mine, dates = _choose(layer, files)
         if mine:
-            stacks.append(_stack(layer, _pieces([str(root / f) for f in mine], dates), hints.warp))
+            pieces = _pieces([str(root / f) for f in mine], dates)
+            if layer.clouds:
+                pieces = [replace(p, clouds=str(root / clouds[f])) for p, f in zip(pieces, mine, strict=True)]
+            stacks.append(_stack(layer, pieces, hints.warp))
     name = Path(paths[0]).stem if len(paths) == 1 else f"{Path(paths[0]).stem}+{len(paths) - 1}"
     if not stacks:
         raise UserError("no file fits the card's layers", where=str(root))
@@ -287,7 +308,11 @@ def scene_of(root: Path, card: Card, assets: Sequence[Asset], name: str, warp: b
     for layer in card.layers:
         mine = [a for a in assets if a.layer == layer.id]
         if mine:
-            stacks.append(_stack(layer, _pieces([str(root / a.path) for a in mine], [a.date for a in mine]), warp))
+            pieces = _pieces([str(root / a.path) for a in mine], [a.date for a in mine])
+            if layer.clouds:
+                told = [a.clouds or lacks_clouds(root, a.path, layer.id, layer.clouds) for a in mine]
+                pieces = [replace(p, clouds=str(root / c)) for p, c in zip(pieces, told, strict=True)]
+            stacks.append(_stack(layer, pieces, warp))
     return RasterScene(card, stacks, name)
 
 

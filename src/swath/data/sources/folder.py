@@ -19,16 +19,13 @@ from swath.core.errors import UserError
 from swath.core.grid import Grid
 from swath.core.sensor import Sensor
 from swath.data.card import Card, LabelCard, LayerCard, find_card, load_card
-from swath.data.decode import Pixels, Storage, class_label, image_label, layer_of, map_label, mask_label
-from swath.data.index import VECTORS, Asset, Index, Item, build_index, no_sample, per_key, scan
+from swath.data.decode import HIDDEN, Pixels, Storage, class_label, image_label, layer_of, map_label, mask_label
+from swath.data.index import VECTORS, Asset, Index, Item, build_index, lacks_clouds, no_sample, per_key, scan
 from swath.data.labels import Coco, Table, laid_on, numbered_label, read_vector
 from swath.data.names import day_of
 from swath.data.place import where
 from swath.data.propose import Hints, propose
 from swath.data.raster import grid_of, opened, read_open
-
-HIDDEN = 0.25
-"""Share of a pixel that clouds may cover before it counts as not observed."""
 
 
 @dataclass(frozen=True)
@@ -203,11 +200,7 @@ class FolderSource:
     def _clear(self, card: LayerCard, asset: Asset, stack: Pixels) -> Pixels:
         """Where the cloud mask hides nothing, (T, 1, H, W) as the stack."""
         if not asset.clouds:
-            raise UserError(
-                "the image has no cloud mask",
-                where=str(self.root / asset.path),
-                remedy=f"the card looks for it at {card.clouds}: add it, or take `clouds` from the layer {card.id}",
-            )
+            lacks_clouds(self.root, asset.path, card.id, card.clouds)
         t, _, h, w = stack.shape
         path = self.root / asset.clouds
         with opened(path) as data:
