@@ -112,3 +112,11 @@ def test_a_whole_record_is_plain_json(tmp_path):
 class _Unspoken:
     def __str__(self):
         raise TypeError("no words")
+
+
+def test_a_device_is_tried_before_it_is_used():
+    from swath.core.device import usable
+
+    assert usable("cpu").type == "cpu"
+    with pytest.raises(UserError, match=r"'warp9' cannot be used(.|\n)*loop\.device"):
+        usable("warp9", "loop.device")

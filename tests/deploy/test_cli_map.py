@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from rasterio.transform import Affine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapt"))
@@ -94,3 +95,22 @@ def test_mistakes_are_named(bundle, raster, tmp_path):
             main(["--debug", *map(str, ["map", bundle, raster[0], "--out", tmp_path / "m.tif", "--sensor",
                                         "sentinel2-l2a", *extra])])  # fmt: skip
         assert words in str(why.value)
+
+
+def test_the_scene_is_never_written_over(bundle, raster, tmp_path):
+    path = tmp_path / "scene.tif"
+    path.write_bytes(raster[0].read_bytes())
+    link = tmp_path / "link.tif"
+    link.symlink_to(path)
+    for out in (path, link):
+        with pytest.raises(UserError, match="this is the scene itself"):
+            main(["--debug", "map", str(bundle), str(path), "--out", str(out), "--sensor", "sentinel2-l2a"])
+    assert path.read_bytes() == raster[0].read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_device_that_is_not_here_is_named(bundle, raster, tmp_path):
+    asked = ["map", str(bundle), str(raster[0]), "--out", str(tmp_path / "m.tif"), "--sensor", "sentinel2-l2a"]
+    for device in ("cuda", "cuda:7", "gpu"):
+        with pytest.raises(UserError, match=f"the device '{device}' cannot be used"):
+            main(["--debug", *asked, "--device", device])

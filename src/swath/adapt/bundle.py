@@ -36,6 +36,7 @@ from swath.adapt.uncertainty.strange import Mahalanobis
 from swath.core.batch import Batch, Layer
 from swath.core.config import parse, plain
 from swath.core.contracts import Input, LabelSpec
+from swath.core.device import usable
 from swath.core.errors import SwathWarning, UserError
 from swath.core.units import convert
 from swath.models import build_encoder
@@ -151,7 +152,7 @@ class Bundle:
         )
 
     def to(self, device: str | torch.device) -> Bundle:
-        self.task.to(device)
+        self.task.to(usable(device))
         return self
 
     def prepare(self, batch: Batch) -> Batch:

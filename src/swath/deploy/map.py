@@ -185,6 +185,8 @@ def map_scene(
         settings = replace(settings, confidence=True)
     plan = Plan.of(scene, predictor.spec, settings)
     _check_target(out, run, predictor.spec.label.kind == "boxes")
+    for target in (out, run.vectors):
+        refuse_sources(target, sources)
     origin = derived_from(scene, sources)
     if (done := finished(out, plan, run)) is not None:
         return done
@@ -215,6 +217,12 @@ def map_scene(
     if not run.keep_cells:
         store.remove()
     return Mapped(files, len(mine), len(todo), time.monotonic() - begin, holes)
+
+
+def refuse_sources(out: Path | None, sources: Sequence[str]) -> None:
+    """A result never takes the place of what it is made from."""
+    if out is not None and out.exists() and any(Path(s).exists() and out.samefile(s) for s in sources):
+        raise UserError("this is the scene itself", where=str(out), remedy="write the result under another name")
 
 
 def _check_target(out: Path, run: MapRun, objects: bool = False) -> None:

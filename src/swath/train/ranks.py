@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from swath.core.device import usable
 from swath.train.config import LoopConfig
 from swath.train.optim import blocks_of
 
@@ -49,7 +50,7 @@ def join(config: LoopConfig) -> Ranks:
     """Find the ranks torchrun started; a lone process is its own world."""
     world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name, local) if name == "cuda" else torch.device(name)
+    device = usable(f"cuda:{local}" if name == "cuda" else name, "loop.device")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():

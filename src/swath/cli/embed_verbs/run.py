@@ -40,6 +40,7 @@ def command(
 
     from swath.cli.output import answer, note
     from swath.core import config
+    from swath.core.device import usable
     from swath.data.scene import SceneHints
     from swath.deploy.embed import EmbedPlan, EmbedSettings, Encoding, pixels_of, weights_digest
     from swath.deploy.embed_files import embed_scene
@@ -53,7 +54,7 @@ def command(
     own = config.override({"encoder": config.plain(encoder_config(encoder))}, sets or [])
     how = config.parse(own, Encoding, where="--set")
     torch.manual_seed(0)  # weights that nobody gave are the same again when the command goes on
-    model = build_encoder(how.encoder, weights=weights or None, adaptation=how.adaptation).eval().to(device)
+    model = build_encoder(how.encoder, weights=weights or None, adaptation=how.adaptation).eval().to(usable(device))
     if not weights and any(p.requires_grad for p in model.parameters()):
         note(f"note: no --weights: {model.spec.name} has random ones, so its vectors know little")
     shapes = pixels_of(ground.grid, polygons) if polygons is not None else []
