@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from swath.cli.main import main
 from swath.core import Batch, EncoderSpec, Features, Input, SwathError, UserError, Window
 from swath.deploy import search
-from swath.deploy.embed import EmbedPlan, EmbedSettings, read_chips, weights_digest
+from swath.deploy.embed import EmbedPlan, EmbedSettings, pixels_of, read_chips, weights_digest
 from swath.deploy.embed_files import dequantise, embed_scene, principal, quantise, read_vectors
 from swath.deploy.packed import PackedLinear, supported
 from swath.deploy.search import Index, bits, similar
@@ -130,11 +130,22 @@ def test_polygons_are_weighted_means(tmp_path):
     shapes = [shapely.box(0, 0, 16, 8), shapely.box(28, 28, 44, 36), shapely.box(500, 500, 510, 510)]
     _, done = embed(tmp_path, scene, polygons=shapes, per="polygon")
     frame = geopandas.read_parquet(tmp_path / "embeddings.parquet")
-    assert done["vectors"] == 2 and frame["key"].tolist() == [0, 1]
+    assert done["vectors"] == 2 and frame["key"].tolist() == [0, 1] and done["polygons left out"] == 1
     maps = Means()(scene.read(Window(0, 0, 64, 96))).maps[0][0].numpy()
     np.testing.assert_allclose(frame["vector"][0], maps[:, 0, :2].mean(1), atol=1e-6)
     weights = np.outer([4, 4], [4, 8, 4]) / 128
     np.testing.assert_allclose(frame["vector"][1], (maps[:, 3:5, 3:6] * weights).sum((1, 2)), atol=1e-6)
+
+
+def test_files_of_polygons_hold_polygons(tmp_path):
+    grid = NoiseScene(64, 96).grid
+    x, y = grid.xy(20, 20)
+    for shapes, words in (([], "holds no polygon"), ([shapely.Point(x, y)], "it holds Point: only polygons")):
+        geopandas.GeoDataFrame(geometry=shapes, crs=grid.crs).to_file(tmp_path / "p.gpkg")
+        with pytest.raises(UserError, match=words):
+            pixels_of(grid, tmp_path / "p.gpkg")
+    geopandas.GeoDataFrame(geometry=[shapely.Point(x, y).buffer(30)], crs=grid.crs).to_file(tmp_path / "p.gpkg")
+    assert pixels_of(grid, tmp_path / "p.gpkg")[0].centroid.distance(shapely.Point(20, 20)) < 0.1
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
@@ -260,8 +271,11 @@ def test_search_from_a_point_a_key_and_a_polygon(tmp_path, capsys):
     area = shapely.from_wkb(columns["geometry"][40]).buffer(-1e-6)
     geopandas.GeoDataFrame(geometry=[area], crs="OGC:CRS84").to_file(tmp_path / "q.gpkg")
     assert similar(file, tmp_path / "q.gpkg", 4)[0]["key"] == key
-    with pytest.raises(UserError, match="nothing was embedded"):
+    with pytest.raises(UserError, match=r"nothing was embedded(.|\n)*lie between"):
         similar(file, (0.0, 0.0))
+    for k in (0, -2):
+        with pytest.raises(UserError, match=f"{k} places cannot be found"):
+            similar(file, key, k)
     assert len(vectors) == 1024
 
 

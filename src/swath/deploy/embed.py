@@ -346,7 +346,14 @@ def pixels_of(grid: Grid, file: Path, layer: str = "") -> list[Any]:
         raise UserError(f"the polygons cannot be read: {why}", where=str(file)) from why
     if frame.crs is None or not grid.crs:
         raise UserError("polygons and scene must both have a crs", where=str(file))
-    shapes = frame.to_crs(grid.crs).geometry.values
+    if not len(frame):
+        raise UserError("the file holds no polygon", where=str(file))
+    frame = frame.to_crs(grid.crs)
+    kinds = sorted({str(k) for k in frame.geometry.geom_type if k not in ("Polygon", "MultiPolygon")})
+    if kinds:
+        raise UserError(f"it holds {', '.join(kinds)}: only polygons have pixels to average", where=str(file),
+                        remedy="draw circles around points (buffer), or take the chips' vectors")  # fmt: skip
+    shapes = frame.geometry.values
 
     def back(xy: NDArray[np.float64]) -> NDArray[np.float64]:
         row, col = grid.rowcol(xy[:, 0], xy[:, 1])  # pyright: ignore[reportArgumentType]

@@ -262,7 +262,15 @@ def embed_scene(
     if plan.settings.per != "polygon":
         picture(plan, store, out / "embeddings.png")
         files.append("embeddings.png")
-    facts = {"plan": plan.digest, "vectors": count, "encoder": plan.spec.name, **plan.manifest(), "files": files}
+    lost = {"polygons left out": len(plan.polygons) - count} if len(plan.polygons) > count else {}
+    facts = {
+        "plan": plan.digest,
+        "vectors": count,
+        **lost,
+        "encoder": plan.spec.name,
+        **plan.manifest(),
+        "files": files,
+    }
     publish(record, (json.dumps(facts, indent=1) + "\n").encode())
     store.remove()
     return {**facts, "already": False}

@@ -332,6 +332,8 @@ def similar(
 
     from swath.deploy.lance_table import is_lance, similar_in_lance
 
+    if k < 1:
+        raise UserError(f"{k} places cannot be found", where="-k", remedy="1 or more")
     if is_lance(file):
         return similar_in_lance(file, place, k, exact=exact)
     index, columns = open_index(file)
@@ -343,7 +345,9 @@ def similar(
     else:
         found, what = np.flatnonzero(shapely.intersects(shapes, shapely.Point(*place)))[:1], f"{place[0]}, {place[1]}"
     if not len(found):
-        raise UserError(f"nothing was embedded at {what}", where=str(file))
+        west, south, east, north = shapely.total_bounds(shapes)
+        raise UserError(f"nothing was embedded at {what}", where=str(file), remedy="the embeddings lie between "
+                        f"{west:.4f}, {south:.4f} and {east:.4f}, {north:.4f} (longitude, latitude)")  # fmt: skip
     query = np.asarray(index.vectors[found]).mean(0)
     rows, scores = index.exact(query, k) if exact else index.near(query, k, candidates)
     return ranked(columns["key"][rows], scores, shapes[rows])

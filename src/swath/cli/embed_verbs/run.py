@@ -67,4 +67,6 @@ def command(
         also=[n for n, on in (("cog", cog), ("lance", lance)) if on],
         tell=lambda n, of: note(f"{n}/{of} cells"),
     )
+    if lost := done.get("polygons left out"):
+        note(f"note: {lost} of {len(shapes)} polygons meet no pixel that was seen, and have no vector")
     answer({k: v for k, v in done.items() if k not in ("grid", "settings")}, as_json)
