@@ -128,6 +128,22 @@ def test_what_changes_its_maps_size_or_pads_otherwise_is_left_and_so_are_several
             assert torch.equal(one(six), want)
 
 
+def test_dates_that_are_answered_one_by_one_are_those_of_their_tiles():
+    """Three dates of two tiles, each with sides of its own, and after them one map a tile."""
+    one, six = decoder(), torch.randn(6, 8, 24, 24)
+    sides = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    with torch.inference_mode():
+        for sample in range(2):
+            with going_on([one], sides[sample : sample + 1].expand(3, 4)):
+                want = one(six[3 * sample : 3 * sample + 3])
+            with going_on([one], sides, dates=3):
+                assert torch.allclose(one(six)[3 * sample : 3 * sample + 3], want, atol=1e-5)
+        with going_on([one], sides):
+            want = one(six[:2])
+        with going_on([one], sides, dates=3):
+            assert torch.allclose(one(six[:2]), want, atol=1e-5)
+
+
 class Deep(Conv):
     """Convolutions that reach much farther than the overlap of its tiles."""
 

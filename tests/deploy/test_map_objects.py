@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from swath.core import SENSORS, Batch, Grid, Input, LabelSpec, Layer, SwathError, UserError, Where, Window
 from swath.deploy.map import MapRun, map_scene
 from swath.deploy.map_objects import outline, pack, unpack
-from swath.deploy.objects import Objects
+from swath.deploy.objects import Objects, suppress
 from swath.deploy.plan import MapSettings, Plan
 from swath.deploy.predictor import PredictorSpec
 
@@ -244,6 +244,20 @@ def test_packing_and_outlines():
     assert unpack(pack(none)).outline is None
 
 
+def test_a_part_of_a_better_object_is_none():
+    """Halves that overlap their whole too little for the IoU; kept are a better part, another class, and neighbours."""
+    house, half, neighbour, tall = [0, 0, 10, 10], [0.5, 1, 5, 10], [6, 0, 16, 10], [2, 2, 5, 5]
+    boxes = np.array([house, half, half, neighbour, tall, [0, 0, 30, 30]], dtype=float)
+    held = Objects(boxes, np.array([0.9, 0.5, 0.4, 0.8, 0.95, 0.3]), np.array([0, 0, 1, 0, 0, 0]))
+    kept = suppress(held)
+    assert kept.score.tolist() == [0.95, 0.9, 0.8, 0.4, 0.3]
+    assert suppress(held, within=1.0).score.tolist() == [0.95, 0.9, 0.8, 0.5, 0.4, 0.3]
+    shapes = shapely.box(*boxes.T)
+    shapes[1] = shapely.box(8, 8, 18, 18)  # outlines decide where there are any
+    outlined = suppress(Objects(boxes, held.score, held.label, shapes))
+    assert outlined.score.tolist() == [0.95, 0.9, 0.8, 0.5, 0.4, 0.3]
+
+
 def test_objects_have_room_in_the_overlap():
     plan = Plan.of(Field(np.zeros((900, 900), np.float32)), Blobs(tile=128).spec, MapSettings())
     assert plan.settings.overlap == 32 and plan.layers == {} and plan.computed < 2.1
@@ -288,6 +302,7 @@ def test_from_tuning_to_objects_of_a_scene(tmp_path, task, capsys):
         )
     done = json.loads(capsys.readouterr().out)
     frame = geopandas.read_parquet(done["files"]["objects"])
+    assert len(frame) <= 1.5 * count  # at any score: an object is not told again by its parts
     sure = frame[frame["score"] > 0.5]
     held = Bundle.load(bundle) if isinstance(bundle, str | Path) else bundle
     alone = sum(int((held.predict(c)["scores"] > 0.5).sum()) for c in cubes)

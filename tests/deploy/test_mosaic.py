@@ -1,5 +1,6 @@
 """Joined features: a map from tiles that equals the network on the whole scene, whatever tiles, cells and blocks."""
 
+import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -206,6 +207,7 @@ def test_each_tile_is_computed_once_and_the_dry_run_says_as_much(tmp_path):
     plan = Plan.of(scene, model.spec, MapSettings(cell=200, batch=3))
     assert sum(model.asked) == len(plan.rows.places) * len(plan.cols.places)
     told = estimate(plan, scene, model)
+    assert told["joined"] and json.loads((tmp_path / "map.json").read_text())["properties"]["swath:joined"]
     assert told["tiles"] == sum(model.asked[:-2]) and told["seconds"] > 0
     bare = Plan.of(scene, replace(model.spec, width=0), MapSettings(cell=200, batch=3))
     assert plan.memory() > bare.memory()

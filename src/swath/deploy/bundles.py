@@ -56,10 +56,13 @@ class BundlePredictor:
             pack(self.bundle.task, precision, getattr(self.bundle.task, "head", None))
 
     def going_on(self, sides: Tensor) -> AbstractContextManager[None]:
-        """What stands on the encoder continues its maps there; a graph cannot."""
+        """What stands on the encoder (where several dates are one already) continues its maps there; a graph cannot.
+        What is drawn of single objects does not: its maps are theirs, and may be as many as tiles by chance."""
         if self.graph is not None:
             return nullcontext()
-        return going_on([m for m in self.bundle.task.children() if m is not self.bundle.task.encoder], sides)
+        task = self.bundle.task
+        aside = (task.encoder, getattr(task, "roi", None))
+        return going_on([m for m in task.children() if m not in aside], sides)
 
     def features(self, batch: Batch) -> Features:
         return self.bundle.task.features(self.bundle.prepare(batch))

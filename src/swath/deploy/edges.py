@@ -11,7 +11,7 @@ edge of the scene nothing changes, nor for whoever asks the network for a chip.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -30,12 +30,16 @@ Padded = nn.Conv2d | PackedConv
 
 
 @contextmanager
-def going_on(networks: Iterable[nn.Module], sides: Tensor) -> Generator[None]:
+def going_on(networks: Iterable[nn.Module], sides: Tensor, dates: int = 1) -> Generator[None]:
     """While it lasts, convolutions of these networks continue their maps where `sides` (B, 4: top, bottom, left, right)
-    says that the scene goes on. They are those that keep their map's size; a map that is not of B samples (several
-    dates at once) is left as it is, for nothing tells which tile it is of."""
+    says that the scene goes on. They are those that keep their map's size.
+
+    A network that answers each of `dates` by itself, (B * dates) maps, a sample's dates in a row, has to say so: maps
+    of any other number (pieces of a map, one an object) are left as they are, for nothing tells which tile they are of.
+    """
+    known = {len(sides): sides, len(sides) * dates: sides.repeat_interleave(dates, 0)}
     handles = [
-        layer.register_forward_hook(partial(_mend, sides))
+        layer.register_forward_hook(partial(_mend, known))
         for network in networks
         for layer in network.modules()
         if type(layer) in (nn.Conv2d, PackedConv) and _keeps_size(cast("Padded", layer))
@@ -54,13 +58,14 @@ def _keeps_size(layer: Padded) -> bool:
     return any(spans) and set(layer.stride) == {1} and [2 * p for p in layer.padding] == spans
 
 
-def _mend(sides: Tensor, layer: Padded, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+def _mend(known: Mapping[int, Tensor], layer: Padded, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
     """Outputs within the padding's reach of an edge, computed again from a map that goes on.
 
     Left and right are top and bottom of the map turned: kernels are slow on maps of one column.
     """
     x, (down, right) = given[0], layer.padding
-    if len(x) != len(sides) or min(x.shape[-2:]) < 2 * max(int(down), int(right)):
+    sides = known.get(len(x))
+    if sides is None or min(x.shape[-2:]) < 2 * max(int(down), int(right)):
         return out
     for turned, two, p, q in (
         (False, sides[:, :2], int(down), int(right)),

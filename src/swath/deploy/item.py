@@ -82,6 +82,7 @@ def map_item(
         "proj:transform": list(plan.grid.affine),
         "processing:software": {"swath": __version__},
         "swath:plan": plan.digest,
+        "swath:joined": plan.phase > 0,
         "swath:model": plan.spec.name,
         "swath:weights": plan.spec.digest,
         "swath:weights_licence": plan.spec.licence,

@@ -132,6 +132,7 @@ def estimate(plan: Plan, scene: Scene, predictor: Predictor, workers: int = 1) -
         "tiles": tiles,
         "tile": plan.settings.tile,
         "overlap": plan.settings.overlap,
+        "joined": plan.phase > 0,
         "cells": len(plan.cells),
         "computed_per_output_pixel": round(plan.computed, 3),
         "repeats": round(plan.repeats, 3),

@@ -2,8 +2,9 @@
 
 A tile speaks for the objects whose centre lies in its share of the scene (up to the middle of each overlap) or at most
 an eighth of the overlap beyond: two tiles may both propose one object, none can be lost between them, and the
-suppression keeps the better. An object of at most three quarters of the overlap lies whole in every tile that speaks
-for it, so for a detector that looks no further than that, the result does not depend on tile, batch or cell.
+suppression keeps the better, and no part of it. An object of at most three quarters of the overlap lies whole in every
+tile that speaks for it, so for a detector that looks no further than that, the result does not depend on tile, batch or
+cell.
 """
 
 from __future__ import annotations
