@@ -14,7 +14,7 @@ both in bf16, as each does it) on `--threads` with batches of 8, AdamW and a val
            `step`: the median time from one step to the next
   frozen   all of `--frozen-epochs` epochs, start included
 
-Sides take turns; ratios are ours / theirs of the medians. TerraTorch is given the means and deviations; Swath finds
+Both run from bytecode, as installed packages do. Sides take turns; ratios are ours / theirs of the medians. TerraTorch is given the means and deviations; Swath finds
 them itself. The score is the mean IoU on the test split, over seeds.
 """
 
@@ -208,6 +208,7 @@ def child(side: str, root: str, out: str, job: str) -> None:
 def launch(side: str, python: str, root: Path, job: dict) -> dict:
     """One process: seconds to the first step, of epochs after the first, of everything; memory and score."""
     env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "PYTHONWARNINGS": "ignore"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # installed packages have their bytecode; a first round writes it
     with tempfile.TemporaryDirectory() as out:
         began = time.time()
         told = subprocess.run([python, __file__, "--child", side, str(root), out, json.dumps(job)], env=env,

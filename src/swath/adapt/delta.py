@@ -24,13 +24,15 @@ def fingerprint(tensor: Tensor) -> str:
     """sha256 of a tensor's dtype, shape and bytes."""
     plain = tensor.detach().cpu().contiguous()
     head = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
-    head.update(plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    if plain.numel():
+        head.update(plain.flatten().view(torch.uint8).numpy().data)
     return head.hexdigest()
 
 
-def fingerprints(module: nn.Module) -> dict[str, str]:
-    """Name to sha256 for every tensor of the state."""
-    return {name: fingerprint(t) for name, t in module.state_dict().items()}
+def fingerprints(module: nn.Module | Mapping[str, Tensor]) -> dict[str, str]:
+    """Name to sha256 for every tensor of a state."""
+    state = module.state_dict() if isinstance(module, nn.Module) else module
+    return {name: fingerprint(t) for name, t in state.items()}
 
 
 def hash_of(prints: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,35 +16,21 @@ from swath.adapt.detail import Planes
 from swath.adapt.evaluate import shapes
 from swath.adapt.mix import check_mixing
 from swath.adapt.run import TuneRun
+from swath.adapt.splits import LOOKS, MOST_LOOKS, Splits, choose_splits, spread
 from swath.adapt.task import TaskModule, check_classes, finest, judged
 from swath.adapt.tasks import TaskConfig
 from swath.adapt.tuning import TuningConfig
-from swath.core.batch import Batch, Label
+from swath.core.batch import Batch, Label, Layer
 from swath.core.contracts import EncoderSpec, LabelSpec, Source
 from swath.core.errors import UserError
-from swath.core.rng import numpy_generator
 from swath.core.sensor import Sensor
 from swath.models import build_encoder
 from swath.models.decoders import Decoder
 
-VALIDATION = ("val", "valid", "validation", "dev")
 DETAIL = 32
 """Channels of the pixel branch of a dense task, where the run does not say."""
 SOME = 32
 """So many samples tell how the bands of pixels vary together."""
-LOOKS, MOST_LOOKS = 64, 512
-"""So many samples of the training split are looked at for class counts and moments of values; up to the second number
-while a class of the legend was not seen."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Indices of a run; `notes` says what the source did not give."""
-
-    train: tuple[int, ...]
-    val: tuple[int, ...]
-    test: tuple[int, ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -64,36 +51,6 @@ class Prepared:
     shares: tuple[float, ...] = ()
     """Of tags: the share of training samples that bear each."""
     notes: list[str] = field(default_factory=list[str])
-
-
-def choose_splits(source: Source, how: str, seed: int) -> Splits:
-    """The source's own splits; what is missing is cut from what there is, by key, and noted."""
-    given = {k: [int(i) for i in v] for k, v in source.splits().items()}
-    notes: list[str] = []
-    if "train" in given and given.get("all"):
-        notes.append(f"{len(given['all'])} samples are in no split and are left out")
-    if how == "random" or "train" not in given:
-        if how != "random" and set(given) - {"all"}:
-            raise UserError(f"the data have the splits {', '.join(given)} and no 'train'", where=source.name)
-        pool = sorted(i for v in given.values() for i in v)
-        order = [pool[i] for i in numpy_generator(seed, "split").permutation(len(pool))]
-        a, b = round(0.6 * len(order)), round(0.8 * len(order))
-        given = {"train": order[:a], "val": order[a:b], "test": order[b:]}
-        notes.append("random split 60/20/20: neighbouring chips may stand on both sides")
-    train = given["train"]
-    val = next((given[v] for v in VALIDATION if given.get(v)), [])
-    if not val:
-        order = [train[i] for i in numpy_generator(seed, "split").permutation(len(train))]
-        n = max(1, round(0.2 * len(order)))
-        val, train = order[:n], order[n:]
-        notes.append("the data have no validation split: a fifth of the training split was held out")
-    test = given.get("test", [])
-    if not test:
-        test = val
-        notes.append("the data have no test split: the scores are those of the validation split, and optimistic")
-    if not train:
-        raise UserError("the training split is empty", where=source.name, remedy="check the data with `swath check`")
-    return Splits(tuple(train), tuple(val), tuple(test), tuple(notes))
 
 
 def choose_label(source: Source, run: TuneRun) -> LabelSpec:
@@ -203,10 +160,8 @@ def look(
         for name, layer in batch.layers.items():
             low, high = found.dates.get(name, (layer.shape[1], layer.shape[1]))
             found.dates[name] = (min(low, layer.shape[1]), max(high, layer.shape[1]))
-            x = torch.where(layer.valid, layer.x, 0.0).double()
-            n = layer.valid.double().sum().expand(x.shape[2])
-            row = torch.stack([n, x.sum((0, 1, 3, 4)), (x**2).sum((0, 1, 3, 4))])
-            moments[name] = moments.get(name, torch.zeros_like(row)) + row
+            row = _moments(layer)
+            moments[name] = moments[name] + row if name in moments else row
     for name, (n, s, s2) in moments.items():
         mean = s / n.clamp_min(1)
         std = (s2 / n.clamp_min(1) - mean**2).clamp_min(1e-12).sqrt()
@@ -222,18 +177,18 @@ def look(
     return found
 
 
-def spread(index: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the indices, so ordered that every first part of them is spread over the whole."""
-    n = min(len(index), most)
-    even = [index[i * len(index) // n] for i in range(n)]
-    bits = max(1, (n - 1).bit_length())
-    turned = [int(format(i, f"0{bits}b")[::-1], 2) for i in range(1 << bits)]  # van der Corput: halves, quarters, ...
-    return [even[i] for i in turned if i < n]
+def _moments(layer: Layer) -> torch.Tensor:
+    """How many pixels of a layer are valid, and the sums of their values and squares by band (3, C), in float64."""
+    whole = bool(layer.valid.all())
+    x = (layer.x if whole else torch.where(layer.valid, layer.x, 0.0)).double()
+    n = layer.valid.sum().double().expand(x.shape[2])
+    return torch.stack([n, x.sum((0, 1, 3, 4)), x.mul_(x).sum((0, 1, 3, 4))])
 
 
 def _label_sums(label: Label, spec: LabelSpec, batch: Batch, counts: torch.Tensor, sums: Any) -> Any:
     if label.kind in ("class", "mask"):
-        counts += torch.bincount(label.value[label.valid], minlength=len(counts)).double()
+        told = label.value.flatten() if bool(label.valid.all()) else label.value[label.valid]
+        counts += torch.bincount(told, minlength=len(counts)).double()
     elif label.kind == "tags":
         counts += (label.value.double() * label.valid).sum(0)
     elif label.kind in ("map", "image", "scalar"):
@@ -307,7 +262,10 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
         run.encoder, weights=run.weights or None, adaptation=run.adaptation, exceptions=run.exceptions
     )
     bands = choose_bands(source.sensors, run, encoder.spec)
-    seen = look(source, splits.train, label, bands, run)
+    with ThreadPoolExecutor(1) as beside:  # hashing waits for nothing, and nothing else for it
+        hashed = beside.submit(delta.fingerprints, encoder.state_dict())
+        seen = look(source, splits.train, label, bands, run)
+        prints = hashed.result()
     first = seen.first
     balanced = bool(getattr(run.task, "balanced", False))
     if label.classes and label.kind in ("class", "mask"):
@@ -335,7 +293,6 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
         weights=balance(seen.counts) if balanced else (), centre=seen.centre, scale=seen.scale,
         statistics=seen.statistics, guide=_guide(label, first), small=seen.small,
     )  # fmt: skip
-    prints = delta.fingerprints(encoder)
     torch.manual_seed(run.loop.seed)
     module = assemble(recipe, encoder)
     for part in module.modules():

@@ -37,6 +37,7 @@ from swath.core import records
 from swath.core.config import digest, plain
 from swath.core.contracts import Source
 from swath.core.errors import UserError
+from swath.core.heap import keep_freed
 from swath.core.records import Protocol, Result
 from swath.train import Feed, FitReport, Resume, Validation, fit
 
@@ -62,6 +63,7 @@ def tune(
     """Fit, judge, pack. `source` replaces the run's own data (tests, notebooks); `resume` "never" begins anew."""
     out = Path(run.out or f"runs/{run.name}")
     began = time.monotonic()
+    keep_freed()
     _writable(out)
     ready = prepare(run, source)
     learned = _fit(run, ready, out, resume)

@@ -17,15 +17,21 @@ def command(
     """Fit the model, judge it on the test split, write bundle, record and report."""
     import sys
 
-    from swath.adapt.run import TuneRun
-    from swath.adapt.tune import tune
+    from swath.adapt import opening
     from swath.cli.output import answer, note, say
     from swath.core import config
-    from swath.report.tune import write
+    from swath.core.heap import importing
 
     extra = [f"out={out}"] if out else []
     extra += ["loop.progress=false"] if as_json else []
-    loaded = config.load(run, TuneRun, [*(sets or []), *extra])
+    raw = config.read(run, [*(sets or []), *extra])
+    opening.begin(raw)
+    with importing():
+        from swath.adapt.run import TuneRun
+        from swath.adapt.tune import tune
+        from swath.report.tune import write
+
+    loaded = config.parse(raw, TuneRun, where=run)
     found = tune(loaded, command=["swath", *sys.argv[1:]], resume="never" if fresh else "auto")
     page = write(found.out)
     primary = found.primary

@@ -130,6 +130,11 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
 
 def load(path: str | Path, schema: type[C], sets: Sequence[str] = ()) -> C:
     """Read a YAML run file as `schema`, after the overrides."""
+    return parse(read(path, sets), schema, where=str(path))
+
+
+def read(path: str | Path, sets: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML run file as plain data, after the overrides."""
     import yaml
 
     file = Path(path)
@@ -141,7 +146,7 @@ def load(path: str | Path, schema: type[C], sets: Sequence[str] = ()) -> C:
         raise UserError(f"the file is not YAML: {why}", where=str(file)) from why
     if not isinstance(data, dict):
         raise UserError("the file must hold a mapping at its top", where=str(file))
-    return parse(override(cast("dict[str, Any]", data), sets), schema, where=str(file))
+    return override(cast("dict[str, Any]", data), sets)
 
 
 def save(value: Any, path: str | Path) -> None:

@@ -7,9 +7,12 @@ samples and a resume change nothing.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Address = int | str
 
@@ -25,6 +28,8 @@ def seed_of(*address: Address) -> int:
 
 def generator(*address: Address) -> torch.Generator:
     """A torch generator on the CPU for this address."""
+    import torch  # NumPy's generators are wanted where torch is not there yet
+
     return torch.Generator().manual_seed(seed_of(*address))
 
 

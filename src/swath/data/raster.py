@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from swath.core.errors import UserError
 from swath.core.grid import Grid, Window
-from swath.data.decode import Pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
+
+    from swath.data.decode import Pixels
 
 RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".png", ".jpg", ".jpeg", ".nc", ".dat")
 _QUIET: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO", "GDAL_CACHEMAX": 64}
@@ -58,6 +60,42 @@ def opened(path: str | Path) -> Generator[Any]:
         ) from why
 
 
+@dataclass(frozen=True)
+class Held:
+    """A small raster that was read whole beforehand; it stands for its open data set."""
+
+    name: str
+    pixels: Pixels
+    grid: Grid | None
+    nodata: float | None
+
+    @property
+    def count(self) -> int:
+        return self.pixels.shape[0]
+
+    def read(self, indexes: Sequence[int] | None = None, window: Any = None) -> Pixels:
+        """As rasterio does, counting bands from 1; the caller may write into what it gets."""
+        (top, bottom), (left, right) = window or ((0, self.pixels.shape[1]), (0, self.pixels.shape[2]))
+        part = self.pixels[:, top:bottom, left:right]
+        return part.copy() if indexes is None else part[[i - 1 for i in indexes]]
+
+
+BEFOREHAND: list[Callable[[str], Held | None]] = []
+"""Who may have read a sample's file before it is asked for: see `data.opening`."""
+
+
+@contextmanager
+def chip(path: str | Path) -> Generator[Any]:
+    """One raster of a sample: as it was read beforehand, else the opened file."""
+    held = next((h for ask in BEFOREHAND if (h := ask(str(path))) is not None), None)
+    if held is not None:
+        yield held
+        return
+    with opened(path) as data:
+        yield data
+
+
+@lru_cache(maxsize=256)  # chips share a few systems, and to look one up takes longer than to read a small header
 def crs_text(crs: Any) -> str:
     """`EPSG:n` where there is one, else WKT; empty for none."""
     if crs is None or not crs:
@@ -68,6 +106,8 @@ def crs_text(crs: Any) -> str:
 
 def grid_of(data: Any) -> Grid | None:
     """The grid of an open data set; None when it is not georeferenced (some files name a crs and no transform)."""
+    if isinstance(data, Held):
+        return data.grid
     t = data.transform
     if t.is_identity:
         return None

@@ -173,7 +173,8 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()
         total.update(f"{name}:{t.dtype}:{tuple(t.shape)}".encode())
-        total.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+        if t.numel():
+            total.update(t.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

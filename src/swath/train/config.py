@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from swath.core.config import plain
 from swath.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Section = Literal["config", "code", "data", "environment", "frozen"]
 Logger = Literal["tensorboard", "wandb", "mlflow"]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,9 +110,13 @@ class _Fit:
         self.ema: checkpoint.State = {}
         if config.ema is not None:
             self.ema = {k: v.detach().clone() for k, v in module.named_parameters() if v.requires_grad}
-        self.best: checkpoint.State = {}
-        if validate is not None and validate.metric is not None:
-            self.best = {k: v.detach().clone() for k, v in checkpoint.split_constant(module)[0].items()}
+
+    @cached_property
+    def best(self) -> checkpoint.State:
+        """Room for the best weights so far; nobody asks before a validation or a checkpoint."""
+        if self.validate is None or self.validate.metric is None:
+            return {}
+        return {k: v.detach().clone() for k, v in checkpoint.split_constant(self.module)[0].items()}
 
     def _cached(self, module: nn.Module) -> bool:
         """Whether a step's parts are joined before the loss, whose gradient then reaches each part's encoding."""
@@ -340,7 +345,7 @@ class _Fit:
     @torch.no_grad()
     def _settle(self) -> None:
         """Leave the weights worth keeping in the module."""
-        if self.best and self.journey.best is not None:
+        if self.journey.best is not None and self.best:
             state = self.module.state_dict()
             for name, value in self.best.items():
                 state[name].copy_(value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from swath.core.contracts import Source
 from swath.core.family import Family
+
+if TYPE_CHECKING:
+    from swath.core.contracts import Source
 
 
 class SourceConfig(Protocol):

@@ -1,0 +1,33 @@
+"""The opening of a tuning run: the files of the samples it looks at first, and of its first batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from swath.data import opening
+
+
+def begin(raw: Mapping[str, Any]) -> opening.Opening | None:
+    """Start to read ahead for a run file's plain values; what is wrong with them is said when they are parsed."""
+    data = raw.get("data")
+    if not isinstance(data, Mapping) or data.get("kind") != "folder":
+        return None  # other layouts ask for torch to know their files
+    return opening.begin(lambda: _plan(raw))
+
+
+def _plan(raw: Mapping[str, Any]) -> Iterator[Path]:
+    from swath.adapt.splits import LOOKS, MOST_LOOKS, choose_splits, spread
+    from swath.core.config import parse_member
+    from swath.core.rng import numpy_generator
+    from swath.data.sources import SOURCES
+    from swath.train.config import LoopConfig
+
+    source = parse_member(raw["data"], SOURCES).build()
+    loop = raw.get("loop") or {}
+    seed, size = int(loop.get("seed", LoopConfig.seed)), int(loop.get("batch_size", LoopConfig.batch_size))
+    train = choose_splits(source, raw.get("splits", "source"), seed).train
+    order = numpy_generator(seed, 0, "order").permutation(len(train))
+    for i in (*spread(train, MOST_LOOKS)[:LOOKS], *(train[int(k)] for k in order[:size])):
+        yield from source.files(i)
