@@ -14,8 +14,8 @@ both in bf16, as each does it) on `--threads` with batches of 8, AdamW and a val
            `step`: the median time from one step to the next
   frozen   all of `--frozen-epochs` epochs, start included
 
-Both run from bytecode, as installed packages do. Sides take turns; ratios are ours / theirs of the medians. TerraTorch is given the means and deviations; Swath finds
-them itself. The score is the mean IoU on the test split, over seeds.
+Both run from bytecode, as installed packages do. Sides take turns; ratios are ours / theirs of the medians. TerraTorch
+is given the means and deviations; Swath finds them itself. The score is the mean IoU on the test split, over seeds.
 """
 
 import argparse
