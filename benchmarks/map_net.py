@@ -138,7 +138,15 @@ class Net:
         tile = self.tile or tile_of(self.state)
         inputs = (Input(SENSOR, BANDS, "reflectance"),)
         self.spec = PredictorSpec(
-            "net", inputs, label, self.state or "net", tile=tile, multiple=16, stride=16, width=self.net.width
+            "net",
+            inputs,
+            label,
+            self.state or "net",
+            tile=tile,
+            multiple=16,
+            stride=16,
+            width=self.net.width,
+            reach=30,  # two convolutions at 8, 4, 2 and 1 pixels a cell
         )
 
     def ready(self, precision, device):

@@ -115,7 +115,8 @@ class Model:
         label = LabelSpec("cover", "mask", tuple(f"c{i}" for i in range(self.classes)))
         self.spec = PredictorSpec(
             "model", (Input(SENSOR, self.bands, "reflectance"),), label, self.path, tile=TILE, multiple=self.multiple,
-            halo=self.halo, stride=stride, extras=tuple(f"p{i}" for i in range(self.classes)),
+            halo=self.halo, stride=stride, reach=30 if self.net else 0,
+            extras=tuple(f"p{i}" for i in range(self.classes)),
         )  # fmt: skip
         return self
 

@@ -201,6 +201,20 @@ def test_where_features_are_not_joined():
             assert plan.settings.overlap == MapSettings(tile=settings.tile, mosaic=False).resolved(other).overlap
 
 
+def test_margins_are_what_an_answer_looks_at():
+    """Four cells of features, or what the model says, in whole pairs of cells."""
+    scene, spec = NoiseScene(400, 352), Patches().spec
+    found = [
+        Plan.of(scene, replace(spec, reach=r), MapSettings(mosaic=m)) for r, m in ((0, True), (17, True), (17, False))
+    ]
+    assert [p.margin for p in found] == [32, 32, 0]
+    assert Plan.of(scene, replace(spec, reach=3), MapSettings()).margin == 16
+    wide = Plan.of(scene, replace(spec, multiple=16, stride=16), MapSettings())
+    assert wide.margin == 64 and len({p.digest for p in (*found, wide)}) == 3
+    spans = mosaic.blocks(wide.rows, 0, wide.phase, wide.margin)
+    assert spans[0].start == 0 and not spans[0].beyond[0] and spans[-1].stop >= 400
+
+
 def test_each_tile_is_computed_once_and_the_dry_run_says_as_much(tmp_path):
     scene, model = NoiseScene(400, 352), Patches()
     mapped(tmp_path, scene, model)

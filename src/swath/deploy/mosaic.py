@@ -6,8 +6,8 @@ on it does not. Tile i's features f_i, with straight ramps w_i over what tiles s
 
     F(u) = sum_i w_i(u) f_i(u) / sum_i w_i(u)
 
-and blocks of F, each with `MARGIN` pixels more on every side that are thrown away, are answered one by one. Where a
-block ends its neighbour has the same features. Only where two units of work meet do their answers blend, deep inside
+and blocks of F, each with `Plan.margin` pixels more on every side that are thrown away, are answered one by one. Where
+a block ends its neighbour has the same features. Only where two units of work meet do their answers blend, deep inside
 both (`blend.in_cells`). What is computed, and in which order sums run, depends on plan and cell alone.
 """
 
@@ -32,10 +32,6 @@ from swath.deploy.predictor import Predictor, Stepwise
 BLOCK = 528
 """Pixels of a block's side, about: half a unit of work, four tiles' memory, no more margins than tiles had overlaps."""
 
-MARGIN = 32
-"""Pixels about a block that are answered and thrown away, at least: the reach of a decoder of patches of 16, whose
-last steps are 3 x 3; farther ones fade (`benchmarks/map_seams.py`)."""
-
 
 @dataclass(frozen=True)
 class Span:
@@ -47,14 +43,13 @@ class Span:
     beyond: tuple[bool, bool]
 
 
-def blocks(axis: Axis, cell: int, phase: int) -> list[Span]:
+def blocks(axis: Axis, cell: int, phase: int, margin: int) -> list[Span]:
     """The blocks of a cell along an axis, on multiples of `phase` from where its features begin."""
     first, stop = axis.groups[cell]
     start, end = axis.places[first], axis.places[stop - 1] + axis.tile
     low, high = axis.reach(cell)
     count = max(1, round((end - start) / BLOCK))
     ends = [start + (end - start) * i // count // phase * phase for i in range(count)] + [end]
-    margin = math.ceil(MARGIN / phase) * phase
     out: list[Span] = []
     for a, b in pairwise(ends):
         keep = max(a, low), min(b, high)
@@ -74,7 +69,7 @@ def answer(plan: Plan, cell: Cell, ground: Ground, predictor: Predictor, total: 
     down, along = (torch.from_numpy(axis.weight(i).astype(np.float32)) for axis, i in axes)
     top, left = (axis.reach(i)[0] for axis, i in axes)
     found = _features(plan, cell, ground, predictor)
-    for r, c in product(*(blocks(axis, i, plan.phase) for axis, i in axes)):
+    for r, c in product(*(blocks(axis, i, plan.phase, plan.margin) for axis, i in axes)):
         window = Window(r.start, c.start, r.stop - r.start, c.stop - c.start)
         sample = cut(whole, cell.read, window, place_of(plan.grid, window))
         if sample is None:

@@ -23,6 +23,9 @@ FORMAT = 5
 CHEAP = 0.087
 """An overlap up to this share of a tile costs at most a fifth more pixels: (1 - 0.087)^-2 = 1.2."""
 
+FAR = 4
+"""So many cells of features from an end, an answer hears nothing of it, unless the model says how far it looks."""
+
 OFTEN, TOO_OFTEN = 4.0, 64.0
 """A pixel computed more often than this is worth a word; more often than that, refused (tiles that
 share seven eighths and more)."""
@@ -216,6 +219,11 @@ class Plan:
         place = {"halo": self.spec.halo, "align": self.align, "cell": s.cell, "phase": self.phase}
         return Axis.of(length, s.tile, s.overlap or 0, **place)
 
+    @property
+    def margin(self) -> int:
+        """Pixels about a block of joined features that are answered and thrown away: 0 where none are joined."""
+        return math.ceil((self.spec.reach or FAR * self.spec.stride) / self.phase) * self.phase if self.phase else 0
+
     @cached_property
     def digest(self) -> str:
         """Identity of the whole map."""
@@ -235,6 +243,7 @@ class Plan:
                 "grid": asdict(self.grid),
                 "align": self.align,
                 "phase": self.phase,
+                "margin": self.margin,
                 "settings": asdict(self.settings),
             }
         )

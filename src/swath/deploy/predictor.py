@@ -27,8 +27,9 @@ class PredictorSpec:
     `every_date` (a change) nothing is said of a pixel that one of the dates hides.
 
     `stride` above zero declares two steps (`Stepwise`): features in cells of so many pixels, `width` numbers each, and
-    an answer that looks at features and pixels near by alone. Then a map may join the features of many tiles before the
-    second step. A model whose second step sees a whole tile (pools it, norms it) leaves it at zero.
+    an answer that looks at features and pixels near by alone, some `reach` pixels (four cells, if it is not told). Then
+    a map may join the features of many tiles before the second step. A model whose second step sees a whole tile (pools
+    it, norms it) leaves `stride` at zero.
     """
 
     name: str
@@ -44,6 +45,7 @@ class PredictorSpec:
     every_date: bool = False
     stride: int = 0
     width: int = 0
+    reach: int = 0
 
     def __post_init__(self) -> None:
         if self.label.kind not in MAIN:
