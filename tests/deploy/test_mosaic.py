@@ -345,3 +345,13 @@ def test_a_bundle_answers_in_two_steps_what_it_answers_in_one(tmp_path, steps, m
             want[mosaic_too] = file.read() / 1e4
     far = np.abs(want[True] - want[False]).mean()
     assert 0 < far < 0.02, far
+
+
+def test_maps_of_single_objects_do_not_go_on_as_tiles_do():
+    """Two objects of two tiles: as many maps, and none of them a tile's."""
+    opened = Tuned(1)
+    made = opened.bundle.task
+    made.roi = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    with opened().going_on(torch.ones(2, 4, dtype=torch.bool)):
+        watched = [m for m in made.modules() if m._forward_hooks]
+        assert watched and not {*watched} & {*made.roi.modules(), *made.encoder.modules()}
