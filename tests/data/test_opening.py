@@ -1,10 +1,10 @@
 """Files read beforehand by a fork: what comes back equals the files, and nothing is left behind."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -142,8 +142,18 @@ def test_the_fork_goes_with_its_parent(tmp_path, how):
     assert parent.stderr.read().count("Traceback") == (how == signal.SIGINT)  # the parent's own
 
 
-def test_nothing_is_forked_beside_torch():
-    import torch
-
-    assert torch
-    assert opening.begin(lambda: json.loads("[]")) is None and not raster.BEFOREHAND
+@linux
+def test_one_at_a_time_and_none_beside_threads():
+    hold, found = threading.Event(), []
+    other = threading.Thread(target=hold.wait)
+    other.start()
+    found.append(opening.begin(list))
+    hold.set()
+    other.join()
+    try:
+        begun = opening.begin(list)
+        assert begun is not None
+        found.append(opening.begin(list))
+    finally:
+        opening.end()
+    assert found == [None, None] and not raster.BEFOREHAND and not begun.process.is_alive()

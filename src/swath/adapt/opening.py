@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from swath.data import opening
+from swath.data.opening import end
 
 
 def begin(raw: Mapping[str, Any]) -> opening.Opening | None:
-    """Start to read ahead for a run file's plain values; what is wrong with them is said when they are parsed."""
+    """Start to read for a run's plain values; what is wrong with them is said when they are parsed."""
     data = raw.get("data")
     if not isinstance(data, Mapping) or data.get("kind") != "folder":
         return None  # other layouts ask for torch to know their files
@@ -31,3 +32,6 @@ def _plan(raw: Mapping[str, Any]) -> Iterator[Path]:
     order = numpy_generator(seed, 0, "order").permutation(len(train))
     for i in (*spread(train, MOST_LOOKS)[:LOOKS], *(train[int(k)] for k in order[:size])):
         yield from source.files(i)
+
+
+__all__ = ["begin", "end"]

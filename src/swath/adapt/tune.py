@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import swath
-from swath.adapt import delta
+from swath.adapt import delta, opening
 from swath.adapt.build import trunk_of
 from swath.adapt.bundle import BandCard, Bundle, Calibration, Card, InputCard, Root, Tiling
 from swath.adapt.cache import FeatureStore, Labelled, fill
@@ -65,8 +65,13 @@ def tune(
     began = time.monotonic()
     keep_freed()
     _writable(out)
-    ready = prepare(run, source)
-    learned = _fit(run, ready, out, resume)
+    if source is None:
+        opening.begin(plain(run))
+    try:
+        ready = prepare(run, source)
+        learned = _fit(run, ready, out, resume)
+    finally:
+        opening.end()
     trusted, extra, reliability = _trust(run, ready)
     evidence = evaluate(ready.task, batches(ready.source, ready.splits.test, ready.bands, AT_ONCE), trust=True)
     _say_hidden(ready, evidence)

@@ -1,9 +1,10 @@
-"""Opening: while this process still imports torch, another one reads the files that a run asks for first.
+"""Opening: while this process imports torch or builds a network, another one reads the files that a run asks for first.
 
-Importing torch takes longer than reading a hundred chips, and leaves every other core idle. `begin(plan)` forks before
-torch is there; the fork imports rasterio, makes the plan (the paths, in the order of use) and reads each file into
-memory that both share. `raster.chip` takes them from there. What could not be read, or was not planned, is read from
-the file as ever, with its errors. The fork ends by itself when its plan or the room is used up, or its parent is gone.
+Importing torch takes longer than reading a hundred chips, and leaves every other core idle. `begin(plan)` forks, best
+before torch is there; the fork imports rasterio, makes the plan (the paths, in the order of use) and reads each file
+into memory that both share. `raster.chip` takes them from there. What could not be read, or was not planned, is read
+from the file as ever, with its errors. The fork ends by itself when its plan or the room is used up, or its parent is
+gone; `end` ends it at once.
 """
 
 from __future__ import annotations
@@ -36,11 +37,21 @@ Told = tuple[str, str, tuple[int, ...], int, Grid | None, float | None]
 
 
 def begin(plan: Callable[[], Iterable[Path]], room: int = ROOM) -> Opening | None:
-    """Start to read what `plan` names; None where a fork would not help, or not be safe."""
-    lone = threading.active_count() == 1 and "torch" not in sys.modules
-    if sys.platform != "linux" or not lone or len(os.sched_getaffinity(0)) < 2:
+    """Start to read what `plan` names; None where a fork would not help or not be safe, or where one has begun."""
+    lone = threading.active_count() == 1 and not multiprocessing.current_process().daemon
+    if sys.platform != "linux" or not lone or len(os.sched_getaffinity(0)) < 2 or BEGUN:
         return None
-    return Opening(plan, room)
+    BEGUN.append(Opening(plan, room))
+    return BEGUN[0]
+
+
+def end() -> None:
+    """What was begun is over."""
+    for opening in list(BEGUN):
+        opening.close()
+
+
+BEGUN: list[Opening] = []
 
 
 class Opening:
@@ -89,7 +100,8 @@ class Opening:
 
     def close(self) -> None:
         """Forget everything, and end the fork."""
-        if self.take in raster.BEFOREHAND:
+        if self in BEGUN:
+            BEGUN.remove(self)
             raster.BEFOREHAND.remove(self.take)
             self.held.clear()
             self.line.close()
