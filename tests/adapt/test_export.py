@@ -49,6 +49,28 @@ def test_answers_about_a_whole_chip_are_exported(kind, task, to, tmp_path):
     assert done["largest_difference"] < 1e-4
 
 
+def test_fields_are_exported_as_their_three_classes(tmp_path):
+    found = tune(make(tmp_path, task="boundaries", **FAST), tiny.ObjectSource(n=12))
+    done = export(Bundle.load(found.bundle), "torch-export", tmp_path / "model.pt2")
+    assert done["largest_difference"] < 1e-4 and done["output"] == "probabilities"
+
+
+def test_what_is_not_exported_is_named(bundle, tmp_path):
+    objects = Bundle.load(tune(make(tmp_path, task="detect", **FAST), tiny.ObjectSource(n=12)).bundle)
+    with pytest.raises(UserError, match="'detect' answers with objects"):
+        export(objects, "onnx", tmp_path / "model.onnx")
+    packed = bundle.save(tmp_path / "b").pack(tmp_path / "b.swath", tmp_path / "b")
+    before = packed.read_bytes()
+    for target in (packed, tmp_path / "b"):
+        with pytest.raises(UserError, match="not written over"):
+            export(bundle, "onnx", target)
+    assert packed.read_bytes() == before
+    with pytest.raises(UserError, match="an input of -1 pixels"):
+        export(bundle, "onnx", tmp_path / "m.onnx", -1)
+    with pytest.raises(UserError, match="no such folder"):
+        export(bundle, "onnx", tmp_path / "no" / "m.onnx")
+
+
 def test_unknown_target(bundle, tmp_path):
     with pytest.raises(UserError, match="torch-export"):
         export(bundle, "tflite", tmp_path / "model")

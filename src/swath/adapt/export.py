@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Plain(nn.Module):
             valid = torch.ones_like(x[:, :, :1], dtype=torch.bool)
             layers[sensor.id] = Layer(sensor, x, valid)
         where = Where.unknown(planes[0].shape[0])
-        return self.task.predict(Batch(layers, where))[self.main]
+        return self.task.plain(Batch(layers, where))[self.main]
 
 
 def sensors_of(bundle: Bundle) -> tuple[Sensor, ...]:
@@ -65,8 +66,9 @@ def export(bundle: Bundle, to: str, out: Path | None = None, size: int = 0) -> d
     if to not in TARGETS:
         raise UserError(f"unknown target '{to}'", where="--to", remedy=f"known: {', '.join(TARGETS)}")
     target = out or Path(bundle.name + TARGETS[to])
+    _check(target, size)
     side = size or bundle.card.tiling.tile
-    main = {"mask": "probabilities", "class": "probabilities", "tags": "probabilities"}.get(bundle.label.kind, "values")
+    main = _main(bundle)
     plain = Plain(bundle.task.cpu().eval(), sensors_of(bundle), main).eval()
     first, other = example(bundle, side), tuple(x + 0.01 for x in example(bundle, side))
     part = target.with_name(f".{target.stem}.part{target.suffix}")
@@ -85,6 +87,29 @@ def export(bundle: Bundle, to: str, out: Path | None = None, size: int = 0) -> d
     return {"file": str(target), "to": to, "inputs": shapes, "output": main, "largest_difference": gap}
 
 
+def _check(target: Path, size: int) -> None:
+    """Said before a minute of tracing, not after."""
+    if size < 0:
+        raise UserError(f"an input of {size} pixels", where="--size", remedy="0 takes the bundle's tile")
+    if target.is_dir() or target.suffix == ".swath":
+        raise UserError("a bundle or a folder is not written over", where=str(target),
+                        remedy=f"a name that ends in {' or '.join(TARGETS.values())}")  # fmt: skip
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise UserError("there is no such folder, or it cannot be written", where=str(target.parent))
+
+
+def _main(bundle: Bundle) -> str:
+    """The array that the graph gives."""
+    if bundle.card.task in ("detect", "instances"):
+        raise UserError(
+            f"'{bundle.card.task}' answers with objects, any number of them, which a graph of tensors does not give",
+            where=f"bundle {bundle.name}",
+            remedy="swath map, predict and serve give them",
+        )
+    classes = bundle.label.kind in ("mask", "class", "tags") or bundle.card.task == "boundaries"
+    return "probabilities" if classes else "values"
+
+
 def _saved(program: Any, part: Path, inputs: tuple[tuple[Tensor, ...], ...]) -> list[Tensor]:
     torch.export.save(program, part)
     loaded = torch.export.load(part).module()
@@ -96,9 +121,11 @@ def _onnx(bundle: Bundle, program: Any, part: Path, inputs: tuple[tuple[Tensor, 
     import onnxruntime
 
     names = [i.sensor for i in bundle.card.inputs]
-    made: Any = torch.onnx.export(
-        program, dynamo=True, input_names=names, output_names=["answer"], external_data=False, verbose=False
-    )
+    with warnings.catch_warnings():  # torch writes the ends of float64 into float32 where a value is only bounded below
+        warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
+        made: Any = torch.onnx.export(
+            program, dynamo=True, input_names=names, output_names=["answer"], external_data=False, verbose=False
+        )
     made.model.metadata_props["swath"] = json.dumps({"digest": bundle.digest, "label": bundle.label.name})
     made.save(str(part), external_data=False)
     session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])

@@ -99,12 +99,19 @@ class Fields(TaskModule):
         valid = _seen(mask, batch, self.label.name).valid
         return total(self.losses, out, mask.value, valid, class_weights(self))
 
-    def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def plain(self, batch: Batch) -> dict[str, Tensor]:
+        return self._pixels(self.features(batch), batch)[1]
+
+    def _pixels(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         out = self.head(features, batch, self._size(batch))
         p = (out.float() / cast("Tensor", self.temperature)).softmax(1)
-        classes = p.argmax(1)
+        return out, {"classes": p.argmax(1), "probabilities": p}
+
+    def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        out, told = self._pixels(features, batch)
+        classes = told["classes"]
         own = [torch.from_numpy(fields_of(c, self.least)) for c in classes.cpu().numpy()]
-        return out, {"classes": classes, "probabilities": p, "instances": torch.stack(own).to(out.device)}
+        return out, told | {"instances": torch.stack(own).to(out.device)}
 
     def scores(self) -> Scores:
         return FieldScores(self.label.name, self.border, self.least)

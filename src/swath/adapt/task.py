@@ -210,6 +210,10 @@ class TaskModule(nn.Module, ABC):
         """Named arrays for a batch, with or without labels."""
         return self.tell(self.features(batch), batch)[1]
 
+    def plain(self, batch: Batch) -> dict[str, Tensor]:
+        """What of a prediction tensors alone give: what a graph can be made of."""
+        return self.predict(batch)
+
 
 def pyramid(widths: Sequence[int]) -> list[int]:
     """Four levels at most, evenly spaced, the last included."""
