@@ -157,3 +157,14 @@ def test_a_prediction_has_no_data_where_nothing_is_seen(task, source, dates, emp
             hidden = got.read_masks(1) == 0
             assert got.nodata == empty or got.nodata != got.nodata
             assert hidden[:, :16].all() and not hidden[:, 16:].any()
+
+
+def test_one_date_is_no_change(tmp_path):
+    """Attention takes any number of dates; a change of one is none."""
+    source = tiny.ChangeSource(n=16)
+    bundle = Bundle.load(tune(make(tmp_path, task="change", fusion="attention", **FEW), source).bundle)
+    one = source.sample(0)
+    layer = one.layers[tiny.SENSOR.id]
+    first = Layer(layer.sensor, layer.x[:, :1], layer.valid[:, :1], None)
+    with pytest.raises(UserError, match=r"comes with 1 date; 'change' compares 2"):
+        bundle.predict(Batch({tiny.SENSOR.id: first}, one.where))

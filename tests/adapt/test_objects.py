@@ -7,11 +7,13 @@ import tiny_adapt as tiny
 import torch
 from test_tune import make
 
+from swath.adapt.bundle import Bundle
 from swath.adapt.fcos import FCOS, around
 from swath.adapt.fields import as_mask
 from swath.adapt.objects import ObjectScores
 from swath.adapt.prepare import prepare
 from swath.adapt.regions import Anchors, cut, pasted, pooled
+from swath.adapt.tune import tune
 from swath.core.batch import Batch, Boxes, collate
 from swath.train import optim
 from swath.train.config import LoopConfig
@@ -261,3 +263,13 @@ def test_no_answer_where_there_are_objects_scores_zero(kind):
             scores.update(told | {"counts": torch.tensor([0])}, batch)
         found = scores.compute()
         assert found["map_50"] == 0.0 and found["map"] == 0.0 if some else found["map_50"] != found["map_50"]
+
+
+def test_fields_learnt_from_objects_answer_with_their_three_classes(tmp_path):
+    """What map, serve and export read of a bundle: a mask of three classes, whatever it was tuned on."""
+    run = make(tmp_path, task="boundaries", loop={"steps": 2, "batch_size": 4, "progress": False})
+    bundle = Bundle.load(tune(run, tiny.ObjectSource(n=12)).bundle)
+    assert bundle.label.kind == "mask" and bundle.label.classes == ("outside", "field", "boundary")
+    assert bundle.card.label.kind == "boxes"
+    told = bundle.predict(tiny.ObjectSource(n=12).sample(0))
+    assert told["probabilities"].shape[1] == 3

@@ -137,7 +137,8 @@ class Bundle:
 
     @property
     def label(self) -> LabelSpec:
-        return self.card.label
+        """What it answers with; the card's is what it was tuned on."""
+        return self.task.answers
 
     @property
     def digest(self) -> str:
@@ -171,6 +172,12 @@ class Bundle:
                     f"{want.sensor} comes with {layer.shape[1]} dates; the model saw {want.dates[1]} at most",
                     where=f"bundle {self.name}",
                     remedy="select the dates to use, or tune on series",
+                )
+            if self.task.every_date and layer.shape[1] < want.dates[0]:
+                raise UserError(
+                    f"{want.sensor} comes with {layer.shape[1]} date; '{self.card.task}' compares {want.dates[0]}",
+                    where=f"bundle {self.name}",
+                    remedy="give an image of each date (folders by date, or names such as KEY_20240501.tif)",
                 )
             layers[want.sensor] = _in_units(layer, want, self.name)
         if not layers:

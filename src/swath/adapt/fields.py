@@ -86,6 +86,8 @@ class Fields(TaskModule):
         self.register_buffer("class_weights", torch.tensor(tuple(weights)))
         self.register_buffer("temperature", torch.ones(()))
         self.three = replace(context.label, classes=CLASSES)
+        if context.label.kind == "boxes":  # learnt from objects, answered as classes
+            self.answers = replace(context.label, kind="mask", classes=CLASSES, colours=())
 
     def _size(self, batch: Batch) -> tuple[int, int]:
         label = batch.labels.get(self.label.name)

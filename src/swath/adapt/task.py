@@ -138,6 +138,7 @@ class TaskModule(nn.Module, ABC):
         self.encoder = context.encoder
         self.spec = as_encoder(context.encoder).spec
         self.label, self.statistics, self.ratio = context.label, context.statistics, context.ratio
+        self.answers = context.label
         self.levels = pyramid(self.spec.widths)
         self.store: Callable[[Batch], Features] | None = None
         # layers of single pixels start from nothing beside an encoder that knows something, and bear larger steps
