@@ -199,3 +199,36 @@ def test_a_classifier_answers_in_numbers(raster, tmp_path):  # noqa: F811
     told = json.loads(reply.body)
     assert reply.media == "application/json" and told["class"] in service.bundle.label.classes
     assert abs(sum(told["probabilities"]) - 1) < 1e-4
+
+
+def test_objects_are_answered_as_geojson(raster, tmp_path):  # noqa: F811
+    """Of a detector and of instances, with a place on Earth and without one."""
+    import tiny_adapt as tiny
+
+    from swath.data.scene import SceneHints
+
+    with rasterio.open(raster[0]) as file:
+        place = {**file.profile, "height": 64, "width": 64}
+        for name, crs in (("chip", file.crs), ("bare", None)):
+            with rasterio.open(tmp_path / f"{name}.tif", "w", **{**place, "crs": crs}) as chip:
+                chip.write(file.read(window=((40, 104), (40, 104))))
+                chip.descriptions = file.descriptions
+    found = 0
+    for task in ("detect", "instances"):
+        plan = {
+            "name": task, "data": {"kind": "folder", "path": "unused"}, "task": task,
+            "encoder": {"kind": "swath-vit", "size": "nano", "patch": 8}, "out": str(tmp_path / task),
+            "loop": {"steps": 30, "batch_size": 8, "progress": False}, "trust": {"bootstrap": 5, "chips": 1},
+        }  # fmt: skip
+        service = Service(str(tune(config.parse(plan, TuneRun), tiny.ObjectSource(n=16)).bundle))
+        for name in ("chip", "bare"):
+            reply = service.answer(Ask({"a.tif": (tmp_path / f"{name}.tif").read_bytes()}, SceneHints("sentinel2-l2a")))
+            told = json.loads(reply.body)
+            assert reply.media == "application/geo+json" and told["type"] == "FeatureCollection"
+            found += len(told["features"])
+            for one in told["features"][:3] if name == "chip" else ():
+                x, y = one["geometry"]["coordinates"][0][0]
+                assert 14 < x < 16 and 47 < y < 48 and 0 <= one["properties"]["score"] <= 1
+    assert found, "some of the four answers hold objects"
+    with pytest.raises(UserError, match="objects have no layer 'proba'"):
+        service.answer(Ask({"a.tif": (tmp_path / "chip.tif").read_bytes()}, SceneHints("sentinel2-l2a"), ("proba",)))

@@ -3,7 +3,7 @@
 GET  /         a page: what the model takes, and a form
 GET  /card     the bundle's card
 GET  /health   {"ready": true}
-POST /predict  GeoTIFF or zip -> GeoTIFF, PNG (?form=png), zip (?form=zip or layers) or JSON
+POST /predict  GeoTIFF or zip -> GeoTIFF, PNG (?form=png), zip (?form=zip or layers), GeoJSON (objects) or JSON
 """
 
 from __future__ import annotations

@@ -115,7 +115,21 @@ class Service:
                 where="request",
                 remedy="send a smaller window, raise --max-mpx, or use swath map",
             )
+        if self.bundle.label.kind == "boxes":
+            return self._objects(ask, scene, root)
         return self._map(ask, scene, root) if self.maps else self._tell(scene)
+
+    def _objects(self, ask: Ask, scene: Scene, root: Path) -> Reply:
+        """Objects as GeoJSON: in longitude and latitude, or in pixels where the scene has no place on Earth."""
+        import geopandas
+
+        if ask.layers:
+            raise UserError(f"objects have no layer '{ask.layers[0]}'", where="layers", remedy="leave it out")
+        out, predictor = root / "objects.parquet", BundlePredictor(self.bundle)
+        map_scene(lambda: scene, lambda: predictor, out, settings=self.settings, run=MapRun())
+        frame = geopandas.read_parquet(out)
+        placed = frame.to_crs("OGC:CRS84") if frame.crs is not None else frame
+        return Reply(placed.to_json(drop_id=True).encode(), "application/geo+json")
 
     def _map(self, ask: Ask, scene: Scene, root: Path) -> Reply:
         want = set(ask.layers)
