@@ -98,3 +98,15 @@ def test_the_cuts_of_a_batch_change_no_bit(monkeypatch):
         monkeypatch.setattr(attention, "IN_CACHE", 2 * 2 * 33 * 33)
         assert torch.equal(attend(x), whole)
         assert attend(x[:0]).shape == (0, 33, 32)
+
+
+def test_learning_in_float32_is_the_fused_kernel_bit_for_bit():
+    torch.manual_seed(2)
+    x = torch.randn(3, 21, 3, 4, 16, requires_grad=True)
+    ours, want = attend(x), exact(x)
+    assert type(ours.grad_fn).__name__ == "_FusedBackward"
+    assert torch.equal(ours, want)
+    up = torch.randn_like(want)
+    assert torch.equal(torch.autograd.grad(ours, x, up)[0], torch.autograd.grad(want, x, up)[0])
+    (across,) = torch.autograd.grad(attend(x).transpose(1, 2).contiguous(), x, up.transpose(1, 2))
+    assert torch.equal(across, torch.autograd.grad(exact(x), x, up)[0])

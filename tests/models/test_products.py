@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from swath.models.layers import products
-from swath.models.layers.products import Linear, Up, linear, linear_gelu
-from swath.models.layers.transformer import Mlp, wide
+from swath.models.layers.products import Linear, Up, linear, linear_gelu, mlp
+from swath.models.layers.transformer import Mlp, mlp_of
 from swath.train.compute import _Flops
 
 
@@ -81,15 +81,21 @@ def test_the_plain_road_under_autocast_compilation_and_export(always):
     assert "mkldnn" not in str(made.graph)
 
 
-def test_wide_leaves_a_wrapped_or_hooked_layer_alone(always):
+def test_an_mlp_leaves_a_wrapped_or_hooked_layer_alone(always):
     x, seen = torch.randn(3, 8), []
-    mlp = Mlp(8, 16)
-    mlp.fc1.register_forward_hook(lambda *_: seen.append(1))
-    with torch.no_grad():
-        mlp(x)
-        assert seen == [1]
-        double = nn.Sequential(Linear(8, 16))
-        close(wide(double, x), F.gelu(double(x)))
+    for which in ("fc1", "fc2"):
+        pair = Mlp(8, 16)
+        pair.get_submodule(which).register_forward_hook(lambda *_: seen.append(1))
+        pair(x)
+        with torch.no_grad():
+            pair(x)
+    assert seen == [1] * 4
+    double, last = nn.Sequential(Linear(8, 16)), nn.Sequential(Linear(16, 8))
+    for fc1, fc2 in ((double, last), (double, last[0]), (double[0], last)):
+        want = last(F.gelu(double(x)))
+        close(mlp_of(fc1, fc2, x), want)
+        with torch.no_grad():
+            close(mlp_of(fc1, fc2, x), want)
 
 
 def test_flops_are_counted(always):
@@ -117,3 +123,30 @@ def test_squares_without_overlap_are_the_transposed_convolution(batch, inside, o
         close(a, c)
     empty = layer(x[:0])
     assert empty.shape == want[:0].shape
+
+
+@pytest.mark.parametrize("frozen", [(), ("x",), ("w1", "b1", "w2", "b2"), ("w2", "b2"), ("x", "w1", "b1"), ("b1",)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_an_mlp_is_its_three_parts_bit_for_bit(always, frozen, biased):
+    torch.manual_seed(0)
+    shapes = {"x": (3, 7, 12), "w1": (20, 12), "b1": (20,), "w2": (12, 20), "b2": (12,)}
+    parts = {k: torch.randn(s).requires_grad_(k not in frozen) for k, s in shapes.items()}
+    given = [parts[k] if biased or k[0] != "b" else None for k in shapes]
+    live = [t for t in given if t is not None and t.requires_grad]
+    want = linear(F.gelu(linear(*given[:3])), *given[3:])
+    ours, up = mlp(*given), torch.randn_like(want)
+    assert torch.equal(ours, want)
+    wants, found = torch.autograd.grad(want, live, up), torch.autograd.grad(ours, live, up)
+    assert all(map(torch.equal, found, wants))
+    with torch.no_grad():
+        assert torch.equal(mlp(*given), want)
+
+
+def test_the_gradient_that_an_mlp_is_given_stays_as_it_is(always):
+    x = torch.randn(6, 12, requires_grad=True)
+    y = mlp(x, torch.randn(20, 12), None, torch.randn(12, 20), None)
+    up = torch.randn_like(y)
+    before = up.clone()
+    first = torch.autograd.grad(y, x, up, retain_graph=True)[0]
+    assert torch.equal(up, before)
+    assert torch.equal(torch.autograd.grad(y, x, up)[0], first)

@@ -43,7 +43,7 @@ from swath.models.inputs import View
 from swath.models.layers.alibi import token_bias
 from swath.models.layers.attention import attend
 from swath.models.layers.products import Linear
-from swath.models.layers.transformer import added, wide
+from swath.models.layers.transformer import added, mlp_of
 from swath.models.loading import Layout
 
 Size = Literal["nano", "tiny", "small", "base", "large"]
@@ -297,7 +297,7 @@ class Block(nn.Module):
         b, n, _ = x.shape
         seen = attend(self.qkv(self.norm1(x)).view(b, n, 3, self.heads, -1), bias=mask)
         x = x + self._kept(self.proj(seen))
-        return added(x, self._kept(self.fc2(wide(self.fc1, self.norm2(x)))))
+        return added(x, self._kept(mlp_of(self.fc1, self.fc2, self.norm2(x))))
 
 
 class PlainViT(EncoderModule):

@@ -30,6 +30,8 @@ def attend(packed: Tensor, q: Tensor | None = None, bias: Tensor | None = None) 
         return _Plain.apply(packed, q, bias)  # type: ignore[no-any-return]
     if bias is None and _answers(asks, b * heads * asks.shape[1] * n):
         return _answer(packed, q)
+    if q is None and bias is None and _learns(packed):
+        return _Fused.apply(packed)  # type: ignore[no-any-return]
     parts = packed.permute(2, 0, 3, 1, 4).unbind(0)
     query = parts[0] if q is None else q.transpose(1, 2)
     if bias is not None and bias.dtype != torch.bool:
@@ -54,6 +56,20 @@ def _answers(q: Tensor, kept: int) -> bool:
     """Whether plain products pay where nothing is learned."""
     cpu = q.dtype is torch.bfloat16 and q.device.type == "cpu" and not torch.compiler.is_compiling()
     return cpu and not (torch.is_grad_enabled() and q.requires_grad) and kept <= MOST_KEPT
+
+
+def _learns(packed: Tensor) -> bool:
+    """Whether the fused kernel's own operations may be called by name: float32 that learns on a CPU."""
+    return (
+        packed.dtype is torch.float32
+        and packed.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and packed.requires_grad
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        and not torch.is_autocast_enabled("cpu")
+        and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
+    )
 
 
 def _answer(packed: Tensor, q: Tensor | None) -> Tensor:
@@ -113,6 +129,30 @@ class _Plain(torch.autograd.Function):
                 out[i, :, -2] = (each.transpose(-1, -2) @ q[i]).transpose(1, 2)
                 asked[i] = (each @ k[i]).mul_(d**-0.5).transpose(1, 2)
         return out, None if ctx.alone else asked, None
+
+
+class _Fused(torch.autograd.Function):
+    """The fused kernel, whose gradients are laid where the linear map before wants them: left to autograd, they are
+    moved twice."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor) -> Tensor:
+        q, k, v = packed.permute(2, 0, 3, 1, 4).unbind(0)
+        out, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+        ctx.save_for_backward(q, k, v, out, logs)
+        return out.transpose(1, 2).flatten(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, out, logs = ctx.saved_tensors
+        b, heads, n, d = q.shape
+        g = grads[0].reshape(b, n, heads, d).transpose(1, 2)
+        slopes = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, out, logs, 0.0, False)
+        packed = g.new_empty(b, n, 3, heads, d)
+        for i, slope in enumerate(slopes):
+            packed[:, :, i] = slope.transpose(1, 2)
+        return packed
 
 
 def _cuts(samples: int, kept: int) -> list[slice]:

@@ -8,7 +8,7 @@ A transposed convolution without overlap is such a linear map too (`Up`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +22,19 @@ LEAST = 2**21
 def _onednn(x: Tensor, weight: Tensor, types: tuple[torch.dtype, ...]) -> bool:
     return (
         x.dtype in types
-        and x.dtype == weight.dtype
         and x.device.type == "cpu"
-        and weight.device.type == "cpu"
         and x.numel() * weight.shape[0] >= LEAST
-        and type(weight) in (Tensor, nn.Parameter)
-        and weight.is_contiguous()
+        and _plain(weight, x.dtype)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not torch.is_autocast_enabled("cpu")
         and available()
     )
+
+
+def _plain(weight: Tensor, dtype: torch.dtype) -> bool:
+    known = type(weight) in (Tensor, nn.Parameter) and weight.device.type == "cpu"
+    return known and weight.dtype == dtype and weight.is_contiguous()
 
 
 def available() -> bool:
@@ -73,6 +75,18 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return out.view(*x.shape[:-1], weight.shape[0])
 
 
+def mlp(x: Tensor, weight1: Tensor, bias1: Tensor | None, weight2: Tensor, bias2: Tensor | None) -> Tensor:
+    """A linear map of the exact GELU of another. A gradient of the GELU is written over what it is made from: nobody
+    else holds it, and fresh memory of an MLP's width costs what the products would gain."""
+    parts = (x, weight1, bias1, weight2, bias2)
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in parts)
+    if not (learns and _onednn(x, weight1, (torch.float32,)) and _plain(weight2, x.dtype)):
+        hidden = linear(x, weight1, bias1)
+        return linear(functional.gelu(hidden), weight2, bias2)
+    out = _Mlp.apply(x.reshape(-1, x.shape[-1]).contiguous(), *parts[1:])
+    return out.view(*x.shape[:-1], weight2.shape[0])  # type: ignore[no-any-return]
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -92,6 +106,33 @@ class _Linear(torch.autograd.Function):
             g.t() @ x if want_w else None,
             g.sum(0) if want_b and ctx.biased else None,
         )
+
+
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parts: Tensor | None) -> Tensor:
+        weight1, bias1, weight2, bias2 = cast("tuple[Tensor, Tensor | None, Tensor, Tensor | None]", parts)
+        hidden = product(x, weight1, bias1)
+        active = functional.gelu(hidden)
+        ctx.save_for_backward(x, weight1, weight2, hidden, active)
+        return product(active, weight2, bias2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        x, weight1, weight2, hidden, active = ctx.saved_tensors
+        want, g = ctx.needs_input_grad, grads[0].contiguous()
+        out: list[Tensor | None] = [None] * 5
+        out[3], out[4] = (g.t() @ active if want[3] else None), (g.sum(0) if want[4] else None)
+        if any(want[:3]):
+            own = product(g, weight2.t(), None)
+            torch.ops.aten.gelu_backward.grad_input(own, hidden, grad_input=own)
+            out[0] = product(own, weight1.t(), None) if want[0] else None
+            out[1] = own.t() @ x if want[1] else None
+            out[2] = own.sum(0) if want[2] else None
+        return tuple(out)
 
 
 class Linear(nn.Linear):

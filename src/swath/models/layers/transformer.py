@@ -6,13 +6,13 @@ An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
 from swath.models.layers.attention import attend
-from swath.models.layers.products import Linear, linear, linear_gelu
+from swath.models.layers.products import Linear, linear, linear_gelu, mlp
 
 
 class Attention(nn.Module):
@@ -48,12 +48,18 @@ def gelu(x: Tensor) -> Tensor:
     return torch.nn.functional.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
-def wide(fc1: nn.Module, x: Tensor) -> Tensor:
-    """GELU of `fc1`: in one pass where no gradient is asked for and nobody (a tuning, a hook) stands in between."""
-    hooked = fc1._forward_hooks or fc1._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
-    if type(fc1) is Linear and not hooked and not torch.is_grad_enabled():
-        return linear_gelu(x, fc1.weight, fc1.bias)
-    return gelu(fc1(x))
+def mlp_of(fc1: nn.Module, fc2: nn.Module, x: Tensor) -> Tensor:
+    """`fc2` of the GELU of `fc1`, in as few passes as can be where nobody (a tuning, a hook) stands in between."""
+    if not _bare(fc1):
+        return fc2(gelu(fc1(x)))
+    if not torch.is_grad_enabled():
+        return fc2(linear_gelu(x, fc1.weight, fc1.bias))
+    return mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias) if _bare(fc2) else fc2(gelu(fc1(x)))
+
+
+def _bare(layer: nn.Module) -> TypeGuard[Linear]:
+    hooked = layer._forward_hooks or layer._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+    return type(layer) is Linear and not hooked
 
 
 def added(x: Tensor, part: Tensor) -> Tensor:
@@ -72,7 +78,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         exact = type(self.act) is nn.GELU and self.act.approximate == "none"
-        return self.fc2(wide(self.fc1, x) if exact else self.act(self.fc1(x)))
+        return mlp_of(self.fc1, self.fc2, x) if exact else self.fc2(self.act(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
