@@ -32,7 +32,7 @@ share seven eighths and more)."""
 
 Precision = Literal["fp32", "bf16"]
 
-BATCH: dict[Precision, int] = {"fp32": 4, "bf16": 8}
+BATCH: dict[Precision, int] = {"fp32": 4, "bf16": 16}
 """Tiles per forward on a processor: activations stay near its caches, and weights are fetched less often."""
 
 BATCH_CUDA = 32
