@@ -30,7 +30,7 @@ def attend(packed: Tensor, q: Tensor | None = None, bias: Tensor | None = None) 
         return _Plain.apply(packed, q, bias)  # type: ignore[no-any-return]
     if bias is None and _answers(asks, b * heads * asks.shape[1] * n):
         return _answer(packed, q)
-    if q is None and bias is None and _learns(packed):
+    if q is None and bias is None and _by_name(packed):
         return _Fused.apply(packed)  # type: ignore[no-any-return]
     parts = packed.permute(2, 0, 3, 1, 4).unbind(0)
     query = parts[0] if q is None else q.transpose(1, 2)
@@ -39,16 +39,23 @@ def attend(packed: Tensor, q: Tensor | None = None, bias: Tensor | None = None) 
     return scaled_dot_product_attention(query, parts[-2], parts[-1], attn_mask=bias).transpose(1, 2).flatten(2)
 
 
+def _learns(q: Tensor, dtype: torch.dtype) -> bool:
+    cpu = q.dtype is dtype and q.device.type == "cpu" and not torch.compiler.is_compiling()
+    return cpu and torch.is_grad_enabled() and q.requires_grad
+
+
 def _plainly(q: Tensor, kept: int, bias: Tensor | None) -> bool:
     """Whether plain products pay for these queries, and so many probabilities."""
+    return _learns(q, torch.bfloat16) and not (bias is not None and bias.requires_grad) and kept <= MOST_KEPT
+
+
+def _by_name(packed: Tensor) -> bool:
+    """Whether the fused kernel's own operations may be called by name, to learn."""
     return (
-        q.dtype is torch.bfloat16
-        and q.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and q.requires_grad
-        and not torch.compiler.is_compiling()
-        and not (bias is not None and bias.requires_grad)
-        and kept <= MOST_KEPT
+        _learns(packed, torch.float32)
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        and not torch.is_autocast_enabled("cpu")
+        and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
     )
 
 
@@ -56,20 +63,6 @@ def _answers(q: Tensor, kept: int) -> bool:
     """Whether plain products pay where nothing is learned."""
     cpu = q.dtype is torch.bfloat16 and q.device.type == "cpu" and not torch.compiler.is_compiling()
     return cpu and not (torch.is_grad_enabled() and q.requires_grad) and kept <= MOST_KEPT
-
-
-def _learns(packed: Tensor) -> bool:
-    """Whether the fused kernel's own operations may be called by name: float32 that learns on a CPU."""
-    return (
-        packed.dtype is torch.float32
-        and packed.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and packed.requires_grad
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        and not torch.is_autocast_enabled("cpu")
-        and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
-    )
 
 
 def _answer(packed: Tensor, q: Tensor | None) -> Tensor:
