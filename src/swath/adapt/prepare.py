@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -119,6 +120,17 @@ class Look:
         """The side (the root of a box's area, in label pixels) that nine of ten objects exceed; 0 without objects."""
         every = torch.cat(self.sides) if self.sides else torch.zeros(0)
         return float(every.quantile(0.1)) if len(every) else 0.0
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """Many small sums: threads would wait for each other more than they add, and on a busy machine for others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def look(
@@ -264,7 +276,8 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
     bands = choose_bands(source.sensors, run, encoder.spec)
     with ThreadPoolExecutor(1) as beside:  # hashing waits for nothing, and nothing else for it
         hashed = beside.submit(delta.fingerprints, encoder.state_dict())
-        seen = look(source, splits.train, label, bands, run)
+        with one_thread():
+            seen = look(source, splits.train, label, bands, run)
         prints = hashed.result()
     first = seen.first
     balanced = bool(getattr(run.task, "balanced", False))

@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 
 from swath.core.grid import Grid
-from swath.data import raster
+from swath.data import place, raster
 from swath.data.raster import Held
 
 ROOM = 256 * 2**20
 """Bytes of files read ahead, at most."""
 PARENT_DEATH = 1
 """Linux's PR_SET_PDEATHSIG: the signal to get when the parent is gone, however that came."""
-Told = tuple[str, str, tuple[int, ...], int, Grid | None, float | None]
-"""Path, type, shape, place in the shared memory, grid and nodata of a file that was read."""
+Told = tuple[str, str, tuple[int, ...], int, Grid | None, float | None, tuple[float, float]]
+"""Path, type, shape, place in the shared memory, grid, nodata and lon/lat of the centre of a file that was read."""
 
 
 def begin(plan: Callable[[], Iterable[Path]], room: int = ROOM) -> Opening | None:
@@ -94,7 +94,9 @@ class Opening:
     def _of(self, told: Told | tuple[str]) -> Held | None:
         if len(told) == 1:
             return None
-        path, kind, shape, at, grid, nodata = told
+        path, kind, shape, at, grid, nodata, centre = told
+        if grid is not None:
+            place.KNOWN[grid] = centre
         pixels = np.frombuffer(self.room, kind, int(np.prod(shape)), at).reshape(shape)
         return Held(path, pixels, grid, nodata)
 
@@ -104,6 +106,7 @@ class Opening:
             BEGUN.remove(self)
             raster.BEFOREHAND.remove(self.take)
             self.held.clear()
+            place.KNOWN.clear()
             self.line.close()
             self.process.kill()
             self.process.join(5)
@@ -140,6 +143,7 @@ def _one(path: str, room: mmap.mmap, at: int) -> Told | tuple[str] | None:
                 return None
             pixels = raster.read_open(data)
             np.frombuffer(room, pixels.dtype, pixels.size, at).reshape(pixels.shape)[:] = pixels
-            return path, pixels.dtype.str, pixels.shape, at, raster.grid_of(data), data.nodata
+            grid = raster.grid_of(data)
+            return path, pixels.dtype.str, pixels.shape, at, grid, data.nodata, place.lonlat(grid)
     except Exception:
         return (path,)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from swath.core.batch import Where
 from swath.core.errors import UserError
 from swath.core.grid import Grid
 from swath.core.rng import seed_of
+
+if TYPE_CHECKING:
+    from swath.core.batch import Where
+
+KNOWN: dict[Grid, tuple[float, float]] = {}
+"""Centres that another process has found already: see `data.opening`."""
 
 
 @lru_cache(maxsize=256)
@@ -26,6 +29,8 @@ def lonlat(grid: Grid | None) -> tuple[float, float]:
     """Longitude and latitude of the centre; NaN without a georeference."""
     if grid is None or not grid.crs:
         return float("nan"), float("nan")
+    if grid in KNOWN:
+        return KNOWN[grid]
     x, y = grid.xy(grid.shape[0] / 2, grid.shape[1] / 2)
     try:
         lon, lat = _to_lonlat(grid.crs).transform(x, y)
@@ -43,5 +48,9 @@ def key_of(name: str) -> int:
 
 def where(name: str, grid: Grid | None, place: tuple[float, float] | None = None) -> Where:
     """One sample's place."""
+    import torch  # centres are found without it
+
+    from swath.core.batch import Where
+
     lon, lat = lonlat(grid) if place is None else place
     return Where(torch.tensor([key_of(name)]), torch.tensor([[lon, lat]], dtype=torch.float64), (grid,), (name,))
