@@ -236,3 +236,18 @@ def test_a_batch_of_one_value_a_channel_trains(task, decoder, tmp_path):
     assert torch.allclose(out, torch.full((1, 4, 1, 1), 3.0), atol=1e-4) and torch.equal(norm.running_mean, before)
     norm(torch.randn(2, 4, 3, 3))
     assert norm.training and not torch.equal(norm.running_mean, before)
+
+
+def test_chips_are_drawn_with_their_key(tmp_path):
+    """Colours of the classes that are shown; the span of a map's known values, and white where it is not known."""
+    trust = {"bootstrap": 10, "chips": 1}
+    loop = {"steps": 2, "batch_size": 8, "progress": False}
+    found = tune(make(tmp_path / "a", task="segment", trust=trust, loop=loop), tiny.TinySource("mask"))
+    for chip in found.record["chips"]:
+        assert set(chip["colours"].items()) <= {("a", "#000000"), ("b", "#ff0000"), ("c", "#00ff00")}
+        assert chip["colours"] and "measure" not in chip
+    source = tiny.TinySource("map")
+    found = tune(make(tmp_path / "b", task="regress", trust=trust, loop=loop), source)
+    for chip in found.record["chips"]:
+        low, high, unit = chip["span"]
+        assert unit == "m" and low < high and chip["measure"] == f"rmse {-chip['score']:.3g}"

@@ -134,3 +134,27 @@ def test_classes_are_drawn_under_their_own_scores_name(primary, told):
     record = {"scores": scores, "intervals": {k: (v, v) for k, v in scores.items()}, "primary": primary, "baseline": {}}
     drawn = next(p for p in _scores(record) if "per class" in p)
     assert f"{told} per class" in drawn and f"{scores[f'{told}/wood']:.3g}" in drawn
+
+
+def test_a_confusion_holds_what_the_test_split_holds():
+    from swath.report.tune import _confusion
+
+    record = {"confusion": [[3, 0, 1], [0, 0, 0], [0, 0, 2]], "card": {"label": {"classes": ["a", "b", "c"]}}}
+    told = "".join(_confusion(record))
+    assert "is a" in told and "said c" in told and "is b" not in told and "said b" not in told
+    assert "Not in the test split, and so not judged: b." in told and "0.75" in told
+
+
+def test_chips_say_what_their_colours_mean(tmp_path):
+    from swath.report.tune import _chips
+
+    for name in ("i.png", "t.png", "s.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG")
+    files = {"image": "i.png", "truth": "t.png", "told": "s.png"}
+    chips = [
+        {"name": "k", "rank": "best", "score": -2.0, "measure": "rmse 2", "span": [1.5, 30.0, "m"], **files},
+        {"name": "l", "rank": "worst", "score": 0.25, "colours": {"forest": "#0a6401"}, **files},
+    ]
+    told = "".join(_chips({"chips": chips}, tmp_path))
+    assert "k: seen, rmse 2" in told and "k: said, 1.5 to 30 m" in told and "-2" not in told
+    assert 'style="background:#0a6401"></i>forest' in told and "l: seen, 0.25" in told

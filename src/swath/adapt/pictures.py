@@ -84,7 +84,10 @@ def draw_chips(ready: Prepared, scores: Any, folder: Path, count: int) -> list[d
         batch = ready.source.sample(i, ready.bands)
         name = names_of(batch)[0]
         if name in wanted:
-            rows.append({"name": name, "rank": wanted.pop(name), "score": own[name], **_draw(ready, batch, folder, i)})
+            row = {"name": name, "rank": wanted.pop(name), "score": own[name]}
+            if scores.direction == "min":  # an error: the best is the smallest
+                row["measure"] = f"{scores.primary} {-own[name]:.3g}"
+            rows.append({**row, **_draw(ready, batch, folder, i)})
     return sorted(rows, key=lambda r: -float(r["score"]))
 
 
@@ -92,7 +95,32 @@ def _draw(ready: Prepared, batch: Batch, folder: Path, i: int) -> dict[str, Any]
     told, label = ready.task.predict(batch), batch.labels[ready.label.name]
     drawn = {"image": seen(finest(batch)), **_answers(ready, batch, told)}
     files: dict[str, Any] = {role: save(p, folder / f"{i}-{role}.png", SIDE) for role, p in drawn.items()}
+    files |= _key(ready, label, told)
     return files if "told" in files else {**files, "caption": _words(label, told, ready.label)}
+
+
+def _key(ready: Prepared, label: Label, told: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the colours mean: of the classes that a chip shows, or from its lowest to its highest value."""
+    task = ready.task
+    if isinstance(task, Fields) or (isinstance(task, Classes) and task.dense):
+        spec = FIELDS if isinstance(task, Fields) else ready.label
+        truth = as_mask(label, task.border) if isinstance(task, Fields) else label
+        shown = sorted({*truth.value[truth.valid].tolist(), *told["classes"].flatten().tolist()})
+        colours = palette(spec)
+        return {"colours": {spec.classes[c]: "#{:02x}{:02x}{:02x}".format(*colours[c]) for c in shown}}
+    if isinstance(task, Values) and task.dense and label.kind == "map":
+        low, high = _span(label)
+        return {"span": [low, high, ready.label.unit]}
+    return {}
+
+
+def _span(label: Label) -> tuple[float, float]:
+    """The lowest and the highest of a chip's values that are known."""
+    known = label.value[0, 0][label.valid[0, 0]]
+    return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+
+
+FIELDS = LabelSpec("", "mask", CLASSES, ("#404040", "#9acd6b", "#ffffff"))
 
 
 def _answers(ready: Prepared, batch: Batch, told: Mapping[str, Tensor]) -> dict[str, Picture]:
@@ -104,11 +132,12 @@ def _answers(ready: Prepared, batch: Batch, told: Mapping[str, Tensor]) -> dict[
             "told": classes_picture(told["classes"][0], None, ready.label),
         }
     if isinstance(task, Values) and task.dense and label.kind == "map":
-        y = label.value[0, 0]
-        low, high = float(y.min()), float(y.max())
-        return {"truth": values_picture(y, low, high), "told": values_picture(told["values"][0, 0], low, high)}
+        (low, high), known = _span(label), label.valid[0, 0].numpy()
+        truth = values_picture(label.value[0, 0], low, high)
+        truth[~known] = 255
+        return {"truth": truth, "told": values_picture(told["values"][0, 0], low, high)}
     if isinstance(task, Fields):
-        kinds, mask = LabelSpec("", "mask", CLASSES, ("#404040", "#9acd6b", "#ffffff")), as_mask(label, task.border)
+        kinds, mask = FIELDS, as_mask(label, task.border)
         return {
             "truth": classes_picture(mask.value[0], mask.valid[0], kinds),
             "told": classes_picture(told["classes"][0], None, kinds),

@@ -247,7 +247,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], axes: Axes, titl
             return left + (x - x0) / ((x1 - x0) or 1) * (width - left - 20)
 
         def down(y: float) -> float:
-            return bottom - (y - y0) / (y1 - y0) * (bottom - 14)
+            return bottom - (y - y0) / (y1 - y0) * (bottom - 28)  # below the name of the axis
 
         body = [f'<text class="soft" x="4" y="10">{esc(axes.y)}</text>']
         for t in ticks(y0, y1):

@@ -134,6 +134,12 @@ def figure(picture: str, caption: str = "") -> str:
     return f"<figure>{picture}<figcaption>{esc(caption)}</figcaption></figure>"
 
 
+def swatches(colours: Mapping[str, str]) -> str:
+    """What colours stand for; a colour is `#rrggbb`."""
+    one = "".join(f'<span><i style="background:{esc(c)}"></i>{esc(n)}</span>' for n, c in colours.items())
+    return f'<p class="swatches">{one}</p>'
+
+
 def image(data: bytes, alt: str) -> str:
     """A picture (PNG, JPEG or WebP bytes) inside the page."""
     kind = "webp" if data[8:12] == b"WEBP" else "jpeg" if data[:2] == b"\xff\xd8" else "png"

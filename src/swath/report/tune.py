@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from swath.report.figures import Axes, Row, curves, heat, intervals
-from swath.report.page import Page, esc, facts, figure, gallery, image, table, text
+from swath.report.page import Page, esc, facts, figure, gallery, image, swatches, table, text
 from swath.report.record import again, line, number, read, used
 
 
@@ -77,28 +77,45 @@ def _scores(record: Mapping[str, Any]) -> list[str]:
 
 
 def _confusion(record: Mapping[str, Any]) -> list[str]:
+    """Of the classes that the test split holds, or that were said of it."""
     matrix, names = record["confusion"], record["card"]["label"]["classes"]
-    total = [max(1, sum(row)) for row in matrix]
-    values = {
-        (f"is {a}", f"said {b}"): matrix[i][j] / total[i] for i, a in enumerate(names) for j, b in enumerate(names)
-    }
-    picture = heat([f"is {n}" for n in names], [f"said {n}" for n in names], values, "confusion")
-    return [figure(picture, "Share of each true class (rows) by what was said (columns)")]
+    names = names if len(names) == len(matrix) else ("outside", "field", "boundary")
+    true = [sum(row) for row in matrix]
+    said = [sum(row[j] for row in matrix) for j in range(len(matrix))]
+    rows = [i for i, n in enumerate(true) if n]
+    columns = [j for j, n in enumerate(said) if n or true[j]]
+    values = {(f"is {names[i]}", f"said {names[j]}"): matrix[i][j] / true[i] for i in rows for j in columns}
+    picture = heat([f"is {names[i]}" for i in rows], [f"said {names[j]}" for j in columns], values, "confusion")
+    return [figure(picture, "Share of each true class (rows) by what was said (columns)"), *_absent(names, true)]
+
+
+def _absent(names: Sequence[str], true: Sequence[float]) -> list[str]:
+    lost = [n for n, count in zip(names, true, strict=True) if not count]
+    return [text(f"Not in the test split, and so not judged: {', '.join(lost)}.", "note")] if lost else []
 
 
 def _chips(record: Mapping[str, Any], folder: Path) -> list[str]:
     parts: list[str] = []
     for rank in ("best", "worst"):
         figures: list[str] = []
-        for chip in (c for c in record["chips"] if c["rank"] == rank):
+        mine = [c for c in record["chips"] if c["rank"] == rank]
+        for chip in mine:
             for role, word in (("image", "seen"), ("truth", "true"), ("told", "said")):
                 if role in chip and (folder / chip[role]).is_file():
-                    note = f"{chip['name']}: {word}" + (f", {chip['score']:.3g}" if role == "image" else "")
+                    measure = chip.get("measure", f"{chip['score']:.3g}")
+                    note = f"{chip['name']}: {word}" + (f", {measure}" if role == "image" else "")
                     note += f", {chip['caption']}" if role == "image" and "caption" in chip else ""
+                    if role != "image" and "span" in chip:
+                        low, high, unit = chip["span"]
+                        note += f", {low:.3g} to {high:.3g} {unit}".rstrip()
                     figures.append(figure(image((folder / chip[role]).read_bytes(), note), note))
         if figures:
             both = 3 if any("told" in c for c in record["chips"]) else 0
+            colours: dict[str, str] = {}
+            for chip in mine:
+                colours |= chip.get("colours", {})
             parts += [f"<h3>{esc(rank.capitalize())}</h3>", gallery(figures, 220 if both else 150, both)]
+            parts += [swatches(colours)] if colours else []
     return parts
 
 
@@ -118,18 +135,16 @@ def _trust(record: Mapping[str, Any]) -> list[str]:
     c, curve = record["card"]["calibration"], record.get("reliability") or {}
     if c["ece"] is None and c["ece_before"] is None and c["conformal"] is None and not record["constraints"]:
         return [text("Nothing is calibrated for this kind of answer: its confidence is the model's own.", "note")]
-    rows = {
-        "temperature": number(c["temperature"]),
-        "ECE before": number(c["ece_before"]),
-        "ECE after (test)": number(c["ece"]),
-    }
+    known = {"temperature": c["temperature"], "ECE before": c["ece_before"], "ECE after (test)": c["ece"]}
+    # of values there is neither a temperature nor an error of calibration
+    rows = {} if c["ece_before"] is None and c["ece"] is None else {k: number(v) for k, v in known.items()}
     if c["conformal"] is not None:
         promised = f"{1 - c['alpha']:.0%}"
         rows |= {
             f"coverage reached ({promised} asked)": number(c["coverage"]),
             "mean set size or width": number(c["set_size"]),
         }
-    parts = [facts(rows)]
+    parts = [facts(rows)] if rows else []
     if curve:
         series = {
             f"{k} temperature": [
