@@ -251,3 +251,8 @@ def test_chips_are_drawn_with_their_key(tmp_path):
     for chip in found.record["chips"]:
         low, high, unit = chip["span"]
         assert unit == "m" and low < high and chip["measure"] == f"rmse {-chip['score']:.3g}"
+    found = tune(make(tmp_path / "c", task="change", trust=trust, loop=loop), tiny.ChangeSource())
+    for chip in found.record["chips"]:
+        assert {"image", "after", "truth", "told"} <= set(chip)
+        pictures = [(tmp_path / "c" / "run" / "chips" / chip[k]).read_bytes() for k in ("image", "after")]
+        assert pictures[0] != pictures[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from swath.adapt.heads import Classes, Values
 from swath.adapt.metrics import names_of
 from swath.adapt.objects import Objects
 from swath.adapt.prepare import Prepared
-from swath.core.batch import Batch, Label
+from swath.core.batch import Batch, Label, Layer
 from swath.core.contracts import LabelSpec
 from swath.data.picture import Picture, finest, limits, save, seen, stretch, three
 
@@ -93,10 +94,20 @@ def draw_chips(ready: Prepared, scores: Any, folder: Path, count: int) -> list[d
 
 def _draw(ready: Prepared, batch: Batch, folder: Path, i: int) -> dict[str, Any]:
     told, label = ready.task.predict(batch), batch.labels[ready.label.name]
-    drawn = {"image": seen(finest(batch)), **_answers(ready, batch, told)}
+    drawn = {**_dates(finest(batch), ready.task.every_date), **_answers(ready, batch, told)}
     files: dict[str, Any] = {role: save(p, folder / f"{i}-{role}.png", SIDE) for role, p in drawn.items()}
     files |= _key(ready, label, told)
     return files if "told" in files else {**files, "caption": _words(label, told, ready.label)}
+
+
+def _dates(layer: Layer, every: bool) -> dict[str, Picture]:
+    """What was seen; of a change its first and its last date, stretched alike."""
+    if not every or layer.shape[1] < 2:
+        return {"image": seen(layer)}
+    both = replace(layer, x=layer.x[:, [0, -1]], valid=layer.valid[:, [0, -1]], times=None)
+    wide = replace(both, x=torch.cat([*both.x[0]], -1)[None, None], valid=torch.cat([*both.valid[0]], -1)[None, None])
+    before, after = np.split(seen(wide), 2, axis=1)
+    return {"image": before, "after": after}
 
 
 def _key(ready: Prepared, label: Label, told: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -100,17 +100,19 @@ def _chips(record: Mapping[str, Any], folder: Path) -> list[str]:
         figures: list[str] = []
         mine = [c for c in record["chips"] if c["rank"] == rank]
         for chip in mine:
-            for role, word in (("image", "seen"), ("truth", "true"), ("told", "said")):
+            first = "before" if "after" in chip else "seen"
+            for role, word in (("image", first), ("after", "after"), ("truth", "true"), ("told", "said")):
                 if role in chip and (folder / chip[role]).is_file():
                     measure = chip.get("measure", f"{chip['score']:.3g}")
                     note = f"{chip['name']}: {word}" + (f", {measure}" if role == "image" else "")
                     note += f", {chip['caption']}" if role == "image" and "caption" in chip else ""
-                    if role != "image" and "span" in chip:
+                    if role in ("truth", "told") and "span" in chip:
                         low, high, unit = chip["span"]
                         note += f", {low:.3g} to {high:.3g} {unit}".rstrip()
                     figures.append(figure(image((folder / chip[role]).read_bytes(), note), note))
         if figures:
-            both = 3 if any("told" in c for c in record["chips"]) else 0
+            told = any("told" in c for c in record["chips"])
+            both = (4 if any("after" in c for c in record["chips"]) else 3) if told else 0
             colours: dict[str, str] = {}
             for chip in mine:
                 colours |= chip.get("colours", {})
