@@ -126,7 +126,8 @@ def heat(rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str,
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
 
     def draw(above: bool) -> tuple[float, float, str]:
-        names, top, cell = _Names.of(rows, 24.0, above), 150.0, 62.0
+        names, cell = _Names.of(rows, 24.0, above), 62.0
+        top = min(150.0, 26 + 4.4 * max((len(c) for c in columns), default=0))  # as high as the longest name leans
         body = [
             f'<text transform="translate({names.left + cell * (j + 0.55):g},{top - 8:g}) rotate(-38)">{esc(c)}</text>'
             for j, c in enumerate(columns)
