@@ -40,13 +40,14 @@ from swath.core.errors import UserError
 from swath.core.heap import keep_freed
 from swath.core.records import Protocol, Result
 from swath.train import Feed, FitReport, Resume, Validation, fit
+from swath.train.ranks import join
 
 AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """Where everything lies, and the scores that matter."""
+    """Where everything lies, and the scores that matter; `lead` is false on all ranks but the one that wrote it."""
 
     out: Path
     bundle: Path
@@ -55,6 +56,7 @@ class TuneResult:
     baseline: dict[str, float]
     primary: str
     record: dict[str, Any]
+    lead: bool = True
 
 
 def tune(
@@ -63,6 +65,9 @@ def tune(
     """Fit, judge, pack. `source` replaces the run's own data (tests, notebooks); `resume` "never" begins anew."""
     out = Path(run.out or f"runs/{run.name}")
     began = time.monotonic()
+    if run.loop.parallel == "fsdp" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a tuned model is judged and packed whole, and fsdp keeps it in shards", where="loop.parallel",
+                        remedy="set it to ddp; fsdp is for `swath pretrain`")  # fmt: skip
     keep_freed()
     _writable(out)
     if source is None:
@@ -79,15 +84,19 @@ def tune(
     scores = evidence.scores.compute()
     bundle = _bundle(run, ready, trusted, scores, extra)
     folder, packed = out / "bundle", out / f"{run.name}.swath"
-    small = bool(run.weights) and run.tuning.kind != "full" and not (ready.proof or {}).get("excepted")
-    bundle.save(folder, ready.base_prints if small else None)
-    bundle.pack(packed, folder)
+    ranks, small = join(run.loop), bool(run.weights) and run.tuning.kind != "full"
     record = _record(run, ready, evidence, bundle, learned)
-    record |= {"reliability": reliability, "seconds": time.monotonic() - began, "command": list(command)}
-    record["chips"] = draw_chips(ready, evidence.scores, out / "chips", run.trust.chips) if run.trust.chips else []
-    records.write_whole(out / "record.json", record)
-    records.append(out / "results.jsonl", _result(run, ready, record))
-    return TuneResult(out, folder, packed, scores, record["baseline"], evidence.scores.primary, record)
+    record |= {"reliability": reliability, "command": list(command), "chips": list[Any]()}
+    record["seconds"] = time.monotonic() - began
+    if ranks.lead:  # every rank judged the same weights on the same samples
+        bundle.save(folder, ready.base_prints if small and not (ready.proof or {}).get("excepted") else None)
+        bundle.pack(packed, folder)
+        if run.trust.chips:
+            record["chips"] = draw_chips(ready, evidence.scores, out / "chips", run.trust.chips)
+        records.write_whole(out / "record.json", record)
+        records.append(out / "results.jsonl", _result(run, ready, record))
+    ranks.same(0.0)  # the others go on when everything is written
+    return TuneResult(out, folder, packed, scores, record["baseline"], evidence.scores.primary, record, ranks.lead)
 
 
 def _writable(out: Path) -> None:

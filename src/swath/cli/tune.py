@@ -33,6 +33,8 @@ def command(
 
     loaded = config.parse(raw, TuneRun, where=run)
     found = tune(loaded, command=["swath", *sys.argv[1:]], resume="never" if fresh else "auto")
+    if not found.lead:
+        return
     page = write(found.out)
     primary = found.primary
     facts = {
