@@ -108,9 +108,9 @@ SLOW = """
 def plan():
     for i in range(2):
         yield from source.files(i)
-    print(os.getpid(), flush=True)
+    print("said by the fork", flush=True)
     time.sleep(60)
-opening.begin(plan)
+print(opening.begin(plan).process.pid, flush=True)
 time.sleep(60)
 """
 
@@ -130,6 +130,8 @@ def test_the_fork_goes_with_its_parent(tmp_path, how):
     parent = subprocess.Popen([sys.executable, "-c", HEAD + SLOW, str(tmp_path)], cwd=ROOT, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
     child = int(parent.stdout.readline())
+    time.sleep(0.5)
+    assert alive(child)
     if how == signal.SIGINT:
         os.killpg(parent.pid, how)  # Ctrl-C reaches both
     else:
@@ -138,7 +140,7 @@ def test_the_fork_goes_with_its_parent(tmp_path, how):
     until = time.time() + 20
     while alive(child) and time.time() < until:
         time.sleep(0.1)
-    assert not alive(child)
+    assert not alive(child) and not parent.stdout.read()
     assert parent.stderr.read().count("Traceback") == (how == signal.SIGINT)  # the parent's own
 
 

@@ -117,6 +117,9 @@ def _read(line: Connection, plan: Callable[[], Iterable[Path]], room: mmap.mmap,
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGKILL)
+    nowhere = os.open(os.devnull, os.O_WRONLY)  # what is to be said is said by the run, once
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     try:
         if os.getppid() != parent:  # it died before the line above
             return
