@@ -75,12 +75,13 @@ def answer(plan: Plan, cell: Cell, ground: Ground, predictor: Predictor, total: 
         if sample is None:
             continue
         with told(plan, [sample], [(*r.beyond, *c.beyond)], predictor) as batch:
-            given = predictor.answer(found.part(window.within(cell.read)), batch)
-            out = checked(plan, given, (1, *window.shape), sample.where)[0]
+            features = found.part(window.within(cell.read))
+            out = checked(plan, predictor.answer(features, batch), (1, *window.shape), sample.where)[0]
         (r0, r1), (c0, c1) = r.keep, c.keep
         kept = out[:, r0 - r.start : r1 - r.start, c0 - c.start : c1 - c.start]
         weight = down[r0 - top : r1 - top, None] * along[None, c0 - left : c1 - left]
         torch.mul(kept, weight, out=total[:, r0 - top : r1 - top, c0 - left : c1 - left])
+        del out, kept, features  # they are large, and the next block needs its own
 
 
 @dataclass(frozen=True, eq=False)
