@@ -281,24 +281,27 @@ class Looked:
 
 def _look(root: Path, card: Card, index: Index, splits: Mapping[str, Sequence[str]]) -> Looked:
     """Mean and standard deviation of each band over the valid pixels of at most 500 training samples, and whether
-    Sentinel-2 files with and without the offset of 2022 are mixed."""
+    Sentinel-2 files with and without the offset of 2022 are mixed, among these and a few of the other samples."""
     from swath.data.sources.folder import FolderSource
 
     train = set(splits.get("train", ()))
     rows = [i for i, item in enumerate(index.items) if not train or item.key in train]
     rows = rows[:: max(1, len(rows) // 500)][:500]
+    rest = [i for i, item in enumerate(index.items) if train and item.key not in train]
+    rest = rest[:: max(1, len(rest) // 50)][:50] if any(x.sensor.startswith("sentinel2") for x in card.layers) else []
     sums: dict[str, Any] = {}
     lows: dict[str, list[tuple[str, Any]]] = {}
     wanted = {x.id: list(card.stored(x).names) for x in card.layers}
     bare = FolderSource(root, replace(card, labels=()))
     bare.index = index
-    for i in rows:
+    for n, i in enumerate((*rows, *rest)):
         for name, layer in bare.sample(i, wanted).layers.items():
-            values = layer.x[0].double().movedim(1, 0)[:, layer.valid[0, :, 0]]
-            held = sums.setdefault(name, [0, 0.0, 0.0])
-            held[0] += values.shape[1]
-            held[1] += values.sum(1).numpy()
-            held[2] += (values**2).sum(1).numpy()
+            if n < len(rows):
+                values = layer.x[0].double().movedim(1, 0)[:, layer.valid[0, :, 0]]
+                held = sums.setdefault(name, [0, 0.0, 0.0])
+                held[0] += values.shape[1]
+                held[1] += values.sum(1).numpy()
+                held[2] += (values**2).sum(1).numpy()
             for t in range(layer.shape[1]) if card.layer(name).sensor.startswith("sentinel2") else ():
                 one = layer.x[0, t].double()[:, layer.valid[0, t, 0]].numpy()
                 if one.shape[1]:
