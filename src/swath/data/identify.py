@@ -114,7 +114,12 @@ def _of_sensor(known: Sensor, info: RasterInfo, names: tuple[str, ...], why: str
             if len(found) != info.count:
                 raise UserError(
                     f"{len(found)} bands are named ({', '.join(found)}) and the files have {info.count}",
-                    remedy="name every band of the file, in file order",
+                    remedy="name every band of the file, in file order"
+                    + (
+                        f"; for {info.count // len(found)} dates in one file say `steps` in a card"
+                        if found and info.count % len(found) == 0
+                        else ""
+                    ),
                 )
             return Identity(known.id, found, f"{why}; band names are given", True)
     if len(known.bands) == info.count:

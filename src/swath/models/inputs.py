@@ -179,7 +179,8 @@ def standard_input(sensor: str, bands: Sequence[str] = ()) -> Input:
         raise UserError(
             f"the statistics of {', '.join(unknown)} are not known",
             where=f"sensor {sensor}",
-            remedy="choose other bands, or add mean and std to the sensor's file",
+            remedy=f"leave them out: encoder.bands=[{', '.join(b.name for b in chosen.bands if b.name not in unknown)}]; "
+            "or add mean and std to the sensor's file",
         )
     mean, std = tuple(float(b.mean or 0) for b in chosen.bands), tuple(float(b.std or 1) for b in chosen.bands)
     return Input(sensor, chosen.names, "own", mean, std)
