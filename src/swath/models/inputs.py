@@ -176,11 +176,11 @@ def standard_input(sensor: str, bands: Sequence[str] = ()) -> Input:
     chosen = known.select(bands) if bands else known
     unknown = [b.name for b in chosen.bands if b.mean is None or b.std is None]
     if unknown:
+        rest = ", ".join(b.name for b in chosen.bands if b.name not in unknown)
         raise UserError(
             f"the statistics of {', '.join(unknown)} are not known",
             where=f"sensor {sensor}",
-            remedy=f"leave them out: encoder.bands=[{', '.join(b.name for b in chosen.bands if b.name not in unknown)}]; "
-            "or add mean and std to the sensor's file",
+            remedy=f"leave them out: encoder.bands=[{rest}]; or add mean and std to the sensor's file",
         )
     mean, std = tuple(float(b.mean or 0) for b in chosen.bands), tuple(float(b.std or 1) for b in chosen.bands)
     return Input(sensor, chosen.names, "own", mean, std)
