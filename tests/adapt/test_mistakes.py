@@ -209,3 +209,28 @@ def test_samples_in_no_split_are_counted(tmp_path):
     source = tiny.TinySource(n=12)
     source.splits = lambda: {"train": [0, 1, 2, 3], "val": [4], "test": [5, 6], "all": [7, 8, 9, 10, 11]}
     assert "5 samples are in no split and are left out" in prepare(make(tmp_path, task="segment"), source).notes
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        ({"loop": {"epochs": 1, "lr": -0.1}}, r"'lr' is -0\.1(.|\n)*loop"),
+        ({"loop": {"epochs": 1, "lr": float("nan")}}, "'lr' is nan"),
+        ({"loop": {"epochs": 1, "clip": -1}}, r"'clip' is -1(.|\n)*above 0"),
+        ({"loop": {"epochs": 0}}, "'epochs' is 0"),
+        ({"loop": {"steps": -5}}, r"'steps' is -5(.|\n)*1 or more"),
+        ({"loop": {"epochs": 1, "ema": 1.5}}, r"'ema' is 1\.5(.|\n)*0 to 1"),
+        ({"trust": {"alpha": 1.5}}, r"'alpha' is 1\.5(.|\n)*trust"),
+        ({"trust": {"bootstrap": -3}}, "'bootstrap' is -3"),
+        ({"augment": {"crop": -1}}, r"'crop' is -1(.|\n)*augment"),
+        ({"augment": {"band_drop": 1.5}}, "'band_drop' is 1.5"),
+        ({"tuning": {"kind": "lora", "rank": 0}}, r"'rank' is 0(.|\n)*tuning: lora"),
+        ({"tuning": {"kind": "dora", "rank": -1}}, r"'rank' is -1(.|\n)*tuning: dora"),
+        ({"tuning": {"kind": "vpt", "length": 0}}, "'length' is 0"),
+        ({"tuning": {"kind": "adapter-houlsby", "width": 0}}, "'width' is 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(sets, words, tmp_path):
+    """A negative rate or clip climbed where it should descend, and the run ended well."""
+    with pytest.raises(UserError, match=words):
+        make(tmp_path, task="segment", **sets)

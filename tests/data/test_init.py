@@ -657,5 +657,5 @@ def test_255_is_a_class_among_more(tmp_path, top, known):
 
 def test_a_stack_of_dates_in_one_file_names_the_way(tmp_path):
     folder(tmp_path, n=4, bands=8)
-    with pytest.raises(UserError, match=r"4 bands are named \(blue(.|\n)*for 2 dates in one file say `steps` in a card"):
+    with pytest.raises(UserError, match=r"4 bands are named(.|\n)*for 2 dates in one file say `steps` in a card"):
         start(tmp_path, "segment", Hints("sentinel2-l2a", S2))

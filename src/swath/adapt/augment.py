@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -17,10 +17,14 @@ from torch.nn import functional as F
 
 from swath.adapt.mix import Partners, mixed
 from swath.core.batch import Batch, Boxes, Label, Layer, Where
+from swath.core.config import bounded
 from swath.core.errors import UserError
 from swath.core.rng import generator
 
 Change = Callable[[Tensor], Tensor]
+
+
+SHARES = ("gain", "band_drop", "date_drop", "sensor_drop")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class Augment:
     sensor_drop: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        bounded(self, "augment", {f.name: (0.0, 1.0 if f.name in SHARES else math.inf) for f in fields(self)})
 
     @property
     def still(self) -> bool:

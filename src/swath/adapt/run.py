@@ -12,6 +12,7 @@ loop: {epochs: 20, batch_size: 16, lr: 0.001}
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from swath.adapt.fusion import How
 from swath.adapt.tasks import TASKS, TaskConfig
 from swath.adapt.tuning import TUNINGS, TuningConfig
 from swath.adapt.tuning.full import Full
+from swath.core.config import bounded
 from swath.data.sources import SOURCES, SourceConfig
 from swath.models import ENCODERS, EncoderConfig
 from swath.models.decoders import DECODERS, Decoder
@@ -41,6 +43,9 @@ class Trust:
     laplace: bool = False
     bootstrap: int = 1000
     chips: int = 4
+
+    def __post_init__(self) -> None:
+        bounded(self, "trust", {"alpha": (0.0, 0.999), "bootstrap": (0, math.inf), "chips": (0, math.inf)})
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -154,3 +155,14 @@ def save(value: Any, path: str | Path) -> None:
     import yaml
 
     Path(path).write_text(yaml.safe_dump(plain(value), sort_keys=False), encoding="utf-8")
+
+
+def bounded(config: Any, where: str, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse, by its name, a number of a config that is not within its ends (both included); NaN is within none, and
+    None, where a number may be absent, is no number."""
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if value is None or low <= value <= high:
+            continue
+        ends = f"{low:g} to {high:g}" if high < math.inf else "above 0" if 0 < low < 1e-6 else f"{low:g} or more"
+        raise UserError(f"'{name}' is {value}", where=where, remedy=f"choose {ends}")

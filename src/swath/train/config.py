@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from swath.core.config import plain
+from swath.core.config import bounded, plain
 from swath.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +17,15 @@ Section = Literal["config", "code", "data", "environment", "frozen"]
 Logger = Literal["tensorboard", "wandb", "mlflow"]
 HOW_ONLY = ("workers", "start", "save_every", "keep", "log_every", "progress", "device", "energy", "parallel",
             "accumulate", "compile", "loggers", "allow")  # fmt: skip
+
+
+_LEAST, _ANY = 1e-300, math.inf
+BOUNDS = {
+    "epochs": (_LEAST, _ANY), "steps": (1, _ANY), "lr": (0, 1e300), "weight_decay": (0, 1e300), "warmup": (0, _ANY),
+    "floor": (0, 1), "layer_decay": (_LEAST, 1), "clip": (_LEAST, _ANY), "ema": (0, 1), "patience": (1, _ANY),
+    "plateau_patience": (0, _ANY), "validate_every": (1, _ANY), "save_every": (1, _ANY), "workers": (0, _ANY),
+}  # fmt: skip
+"""A negative rate or clip would climb where it should descend, and say nothing."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class LoopConfig:
         where = "loop"
         if (self.epochs is None) == (self.steps is None):
             raise UserError("give either 'epochs' or 'steps'", where=where)
+        bounded(self, where, BOUNDS)
         for name in ("batch_size", "accumulate", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"'{name}' is {getattr(self, name)}; at least 1 is needed", where=where)

@@ -12,6 +12,7 @@ from torch import nn
 
 from swath.adapt import sites
 from swath.adapt.tuning._wrap import Bottleneck, width_of
+from swath.core.config import bounded
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Parallel:
     exact: ClassVar[bool] = False
     width: int = 16
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        bounded(self, f"tuning: {self.kind}", {"width": (1, 1_000_000)})
 
     def apply(self, encoder: nn.Module) -> nn.Module:
         sites.need(encoder, self.kind, self.on)

@@ -12,6 +12,7 @@ from torch import nn
 
 from swath.adapt import sites
 from swath.adapt.tuning._peft import fold, inject, targets
+from swath.core.config import bounded
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class LoRA:
     alpha: float = 16.0
     dropout: float = 0.0
     layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        bounded(self, f"tuning: {self.kind}", {"rank": (1, 1_000_000), "dropout": (0.0, 0.999)})
 
     def apply(self, encoder: nn.Module) -> nn.Module:
         from peft import LoraConfig

@@ -12,6 +12,7 @@ from torch import nn
 
 from swath.adapt import sites
 from swath.adapt.tuning._wrap import Prefixed, width_of
+from swath.core.config import bounded
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Prefix:
     on: ClassVar[tuple[str, ...]] = ("vit",)
     exact: ClassVar[bool] = False
     length: int = 8
+
+    def __post_init__(self) -> None:
+        bounded(self, f"tuning: {self.kind}", {"length": (1, 1_000_000)})
 
     def apply(self, encoder: nn.Module) -> nn.Module:
         sites.need(encoder, self.kind, self.on)

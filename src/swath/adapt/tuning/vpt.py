@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from swath.adapt import sites
 from swath.adapt.tuning._wrap import Prompted, width_of
+from swath.core.config import bounded
 
 
 class _Hand:
@@ -40,6 +41,9 @@ class VPT:
     exact: ClassVar[bool] = False
     length: int = 8
     deep: bool = True
+
+    def __post_init__(self) -> None:
+        bounded(self, f"tuning: {self.kind}", {"length": (1, 1_000_000)})
 
     def apply(self, encoder: nn.Module) -> nn.Module:
         sites.need(encoder, self.kind, self.on)
