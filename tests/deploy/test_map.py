@@ -285,3 +285,12 @@ def test_the_lattice_costs_less_than_a_fifth():
         scene = NoiseScene(side, side)
         plan = Plan.of(scene, Conv(tile=224, halo=0).spec, MapSettings())
         assert 1 <= plan.computed <= 1.2, side
+
+
+def test_what_a_killed_run_left_of_a_finished_map_goes(tmp_path):
+    """Killed after the last file was written: the map is there, and the cells as well."""
+    scene, model = NoiseScene(), Conv()
+    run(tmp_path, scene, model, keep_cells=True)
+    left = list(tmp_path.glob("*.cells"))
+    assert len(left) == 1 and run(tmp_path, scene, model, keep_cells=True)[1].already and left[0].exists()
+    assert run(tmp_path, scene, model)[1].already and not left[0].exists()

@@ -189,9 +189,11 @@ def map_scene(
     for target in (out, run.vectors):
         refuse_sources(target, sources)
     origin = derived_from(scene, sources)
-    if (done := finished(out, plan, run)) is not None:
-        return done
     store = CellStore(out.with_name(f"{out.name}.cells"), plan)
+    if (done := finished(out, plan, run)) is not None:
+        if not run.keep_cells:
+            store.remove()  # a run that was killed after the last file was written had no time for it
+        return done
     store.open()
     mine = plan.shard(run.shard) if run.shard else plan.cells
     todo = store.missing(mine)
