@@ -92,3 +92,25 @@ def test_a_layer_is_not_observed_under_its_own_cloud_masks(tmp_path):
     (tmp_path / "card.toml").write_text(CLOUDED.replace('kind = "folder"', 'kind = "tortilla"'))
     with pytest.raises(UserError, match="are read from folders"):
         open_source(tmp_path)
+
+
+def test_a_file_unlike_the_others_is_refused_and_not_read_wrong(tmp_path):
+    names = ("B02", "B03", "B04", "B08")
+    folder(tmp_path, names=names)
+    path = tmp_path / "images" / "k03.tif"
+    with rasterio.open(path) as data:
+        raw = data.read()
+    place = {"origin": (503000, 5000000)}
+    write(path, raw[::-1], names=names[::-1], **place)
+    for order in ((0, 3), (3, 0)):  # whichever is read first
+        source = config(tmp_path).build()
+        with pytest.raises(UserError, match=r"its bands are named (.|\n)* the order is "):
+            [source.sample(i) for i in order]
+    write(path, ((raw - 1000.0) / 1e4).astype("float32"), names=names, **place)
+    for order in ((0, 3), (3, 0)):
+        source = config(tmp_path).build()
+        with pytest.raises(UserError, match=r"it holds fractions(.|\n)*k00\.tif holds whole numbers(.|\n)*k03\.tif"):
+            [source.sample(i) for i in order]
+    write(path, raw.astype("float32"), names=names, **place)  # whole numbers in another type
+    source = config(tmp_path).build()
+    assert float(torch.cat([source.sample(i).layers["sentinel2-l2a"].x for i in (0, 3)]).max()) < 0.5

@@ -21,6 +21,9 @@ from swath.data.names import day_of
 from swath.data.place import where
 from swath.data.raster import chip, grid_of, read_open
 
+FRACTION = 3.0
+"""Reflectance is below it, digital numbers are far above."""
+
 
 class FolderReader:
     """Reads items of one folder."""
@@ -28,6 +31,8 @@ class FolderReader:
     def __init__(self, root: Path, card: Card, labels: Sequence[LabelCard]) -> None:
         self.root, self.card, self._label_cards = root, card, labels
         self._tables: dict[str, Any] = {}
+        self._names: dict[str, tuple[tuple[str | None, ...], Path]] = {}
+        self._whole: dict[str, tuple[bool, Path]] = {}
 
     def sample(self, item: Item, bands: Mapping[str, Sequence[str]] | None = None) -> Batch:
         """One key's layers and labels."""
@@ -111,7 +116,40 @@ class FolderReader:
                 )
             flat = read_open(data, [c for step in steps for c in step])
             found, nodata = grid_of(data), data.nodata
+            named = tuple(getattr(data, "descriptions", ()))
+        self._like_others(storage.card.id, path, named, flat)
         return flat.reshape(len(steps), -1, *flat.shape[1:]), found, storage.nodata(nodata)
+
+    def _like_others(self, layer: str, path: Path, named: tuple[str | None, ...], raw: Pixels) -> None:
+        """Refuse a file that names its bands in another order than others of its layer, or holds fractions where they
+        hold whole numbers: both would be read, and be wrong."""
+        if all(named) and named:
+            names, first = self._names.setdefault(layer, (named, path))
+            if named != names and sorted(map(str, named)) == sorted(map(str, names)):
+                raise UserError(
+                    f"its bands are named {', '.join(map(str, named))}; in {first.name} the order is "
+                    f"{', '.join(map(str, names))}",
+                    where=str(path),
+                    remedy="bring the files to one order; `swath check` lists those that differ",
+                )
+        whole, first = self._whole.setdefault(layer, (raw.dtype.kind in "iu", path))
+        if whole == (raw.dtype.kind in "iu"):
+            return
+        one, other = (path, first) if whole else (first, path)  # the one of floats, the one of whole numbers
+        values = raw if whole else self._floats(one)
+        known = values[np.isfinite(values)]
+        if known.size and float(np.quantile(known, 0.99)) <= FRACTION and bool((known != known.round()).any()):
+            raise UserError(
+                f"it holds fractions (most below {float(np.quantile(known, 0.99)):.3g}), where {other.name} holds "
+                "whole numbers: another unit",
+                where=str(one),
+                remedy="convert it as the others are; `swath check` lists those that differ",
+            )
+
+    @staticmethod
+    def _floats(path: Path) -> Pixels:
+        with chip(path) as data:
+            return read_open(data)
 
     def _one_band_each(self, storage: Storage, assets: Sequence[Asset]) -> tuple[Pixels, Grid | None, float | None]:
         full = self.card.sensor(storage.card.sensor)
