@@ -234,3 +234,46 @@ def test_numbers_that_cannot_be_are_named(sets, words, tmp_path):
     """A negative rate or clip climbed where it should descend, and the run ended well."""
     with pytest.raises(UserError, match=words):
         make(tmp_path, task="segment", **sets)
+
+
+class Late(tiny.TinySource):
+    """Class 2 stands in the test split alone."""
+
+    def sample(self, index, bands=None):
+        one = super().sample(index)
+        label = one.labels["what"]
+        test = index in self.splits()["test"]
+        value = torch.where(label.value == 2, 2 if test else 1, label.value)
+        value[..., :4, :4] = 2 if test else value[..., :4, :4]
+        return Batch(one.layers, one.where, {"what": replace(label, value=value)})
+
+
+def test_a_class_that_only_the_test_split_holds_is_said(tmp_path):
+    notes = tune(make(tmp_path, task="segment", **FAST), Late(n=16)).record["notes"]
+    assert "the test split holds c, which no training sample looked at shows" in notes
+    assert not any("which no training sample" in n for n in tune(
+        make(tmp_path / "b", task="segment", **FAST), tiny.TinySource(n=16)
+    ).record["notes"])  # fmt: skip
+
+
+class Unlabelled(tiny.TinySource):
+    """The test split's labels are all to be ignored."""
+
+    def sample(self, index, bands=None):
+        one = super().sample(index)
+        label = one.labels["what"]
+        none = torch.zeros_like(label.valid) if index in self.splits()["test"] else label.valid
+        return Batch(one.layers, one.where, {"what": replace(label, valid=none)})
+
+
+def test_a_test_split_without_labels_is_said(tmp_path):
+    found = tune(make(tmp_path, task="segment", **FAST), Unlabelled(n=16))
+    assert found.scores["iou_macro"] != found.scores["iou_macro"]
+    assert "the test split holds no label that counts: nothing is scored" in found.record["notes"]
+
+
+def test_a_start_at_random_is_said(tmp_path):
+    words = "starts at random: the run names no weights"
+    assert any(words in n for n in prepare(make(tmp_path, task="segment"), tiny.TinySource()).notes)
+    raw = make(tmp_path, task="segment", encoder={"kind": "pixels"})
+    assert not any(words in n for n in prepare(raw, tiny.TinySource()).notes)

@@ -8,7 +8,8 @@ import threading
 import time
 
 import pytest
-from tests.data.chips import folder
+import rasterio
+from tests.data.chips import folder, write
 
 from swath.data import opening, raster
 
@@ -56,6 +57,27 @@ print("same")
         tmp_path,
     )
     assert done.stdout.strip() == "same", done.stderr
+
+
+@linux
+def test_a_file_unlike_the_others_is_refused_here_too(tmp_path):
+    folder(tmp_path, n=4, names=("B02", "B03", "B04", "B08"))
+    with rasterio.open(tmp_path / "images" / "k03.tif") as data:
+        raw = data.read()
+    write(tmp_path / "images" / "k03.tif", raw[::-1], names=("B08", "B04", "B03", "B02"), origin=(503000, 5000000))
+    done = run(
+        """
+started = opening.begin(lambda: [f for i in range(4) for f in source.files(i)])
+raster.opened = None
+try:
+    [source.sample(i) for i in range(4)]
+except Exception as why:
+    print(why)
+started.close()
+""",
+        tmp_path,
+    )
+    assert "its bands are named" in done.stdout and "k03.tif" in done.stdout, done.stderr
 
 
 @linux

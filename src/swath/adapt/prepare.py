@@ -27,6 +27,7 @@ from swath.core.errors import UserError
 from swath.core.sensor import Sensor
 from swath.models import build_encoder
 from swath.models.decoders import Decoder
+from swath.models.encoder import EncoderModule
 
 DETAIL = 32
 """Channels of the pixel branch of a dense task, where the run does not say."""
@@ -318,7 +319,15 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
     tags = (seen.counts / max(seen.total, 1)).tolist() if label.kind == "tags" else ()
     proof = encoder.proof.plain() if encoder.proof is not None else None
     return Prepared(source, splits, label, bands, recipe, module, prints, proof, encoder.spec, seen.dates,
-                    tuple(share), tuple(tags), [*splits.notes, *getattr(source, "notes", ())])  # fmt: skip
+                    tuple(share), tuple(tags),
+                    [*splits.notes, *getattr(source, "notes", ()), *_start(run, encoder)])  # fmt: skip
+
+
+def _start(run: TuneRun, encoder: EncoderModule) -> list[str]:
+    """A note where a network that others train is asked for without what they learnt."""
+    if run.weights or not any(True for _ in encoder.parameters()):
+        return []
+    return [f"the encoder {encoder.spec.name} starts at random: the run names no weights"]
 
 
 def detailed(task: TaskConfig, tuning: TuningConfig, decoder: Decoder | None) -> TaskConfig:

@@ -79,7 +79,7 @@ def tune(
         opening.end()
     trusted, extra, reliability = _trust(run, ready)
     evidence = evaluate(ready.task, batches(ready.source, ready.splits.test, ready.bands, AT_ONCE), trust=True)
-    _say_hidden(ready, evidence)
+    _say(ready, evidence)
     trusted = _reached(ready, trusted, evidence)
     scores = evidence.scores.compute()
     bundle = _bundle(run, ready, trusted, scores, extra)
@@ -212,8 +212,16 @@ def _trust(run: TuneRun, ready: Prepared) -> tuple[Calibration, dict[str, Tensor
     return Calibration(), extra, curves
 
 
-def _say_hidden(ready: Prepared, evidence: Evidence) -> None:
-    """A note where the input does not show what the label describes."""
+def _say(ready: Prepared, evidence: Evidence) -> None:
+    """Notes where the input does not show what the label describes, or the splits do not hold the same classes."""
+    if not evidence.labelled:
+        ready.notes.append("the test split holds no label that counts: nothing is scored")
+    confusion: Any = getattr(evidence.scores, "confusion", None)
+    if confusion is not None and len(confusion) == len(ready.histogram):
+        rows = zip(ready.label.classes, confusion.sum(1), ready.histogram, strict=True)
+        new = [name for name, here, learnt in rows if here and not learnt]
+        if new:
+            ready.notes.append(f"the test split holds {', '.join(new)}, which no training sample looked at shows")
     hidden = evidence.labelled - evidence.judged
     if hidden:
         which = "one of the dates does not show" if ready.task.every_date else "no date shows"

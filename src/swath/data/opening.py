@@ -32,8 +32,9 @@ ROOM = 256 * 2**20
 """Bytes of files read ahead, at most."""
 PARENT_DEATH = 1
 """Linux's PR_SET_PDEATHSIG: the signal to get when the parent is gone, however that came."""
-Told = tuple[str, str, tuple[int, ...], int, Grid | None, float | None, tuple[float, float]]
-"""Path, type, shape, place in the shared memory, grid, nodata and lon/lat of the centre of a file that was read."""
+Told = tuple[str, str, tuple[int, ...], int, Grid | None, float | None, tuple[float, float], tuple[str | None, ...]]
+"""Path, type, shape, place in the shared memory, grid, nodata, lon/lat of the centre and names of the bands of a
+file that was read."""
 
 
 def begin(plan: Callable[[], Iterable[Path]], room: int = ROOM) -> Opening | None:
@@ -94,11 +95,11 @@ class Opening:
     def _of(self, told: Told | tuple[str]) -> Held | None:
         if len(told) == 1:
             return None
-        path, kind, shape, at, grid, nodata, centre = told
+        path, kind, shape, at, grid, nodata, centre, names = told
         if grid is not None:
             place.KNOWN[grid] = centre
         pixels = np.frombuffer(self.room, kind, int(np.prod(shape)), at).reshape(shape)
-        return Held(path, pixels, grid, nodata)
+        return Held(path, pixels, grid, nodata, names)
 
     def close(self) -> None:
         """Forget everything, and end the fork."""
@@ -147,6 +148,7 @@ def _one(path: str, room: mmap.mmap, at: int) -> Told | tuple[str] | None:
             pixels = raster.read_open(data)
             np.frombuffer(room, pixels.dtype, pixels.size, at).reshape(pixels.shape)[:] = pixels
             grid = raster.grid_of(data)
-            return path, pixels.dtype.str, pixels.shape, at, grid, data.nodata, place.lonlat(grid)
+            names = tuple(data.descriptions)
+            return path, pixels.dtype.str, pixels.shape, at, grid, data.nodata, place.lonlat(grid), names
     except Exception:
         return (path,)

@@ -68,6 +68,7 @@ class Held:
     pixels: Pixels
     grid: Grid | None
     nodata: float | None
+    descriptions: tuple[str | None, ...] = ()
 
     @property
     def count(self) -> int:

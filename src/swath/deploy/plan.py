@@ -187,8 +187,15 @@ class Plan:
                 remedy="give the missing product too, or say which sensor a file is",
             )
         for item in usable:
-            for band in item.bands:
-                have[item.sensor].band(band)
+            sensor = have[item.sensor]
+            known = {n.lower() for own in sensor.bands for n in (own.name, *own.aliases)}
+            lacking = [b for b in item.bands if b.lower() not in known]
+            if lacking:
+                raise UserError(
+                    f"{spec.name} needs {', '.join(lacking)} of {item.sensor}; the scene has {', '.join(sensor.names)}",
+                    where="scene",
+                    remedy="give all the bands that the model was tuned on, or name those of the file with --bands",
+                )
         wanted, settings = settings, settings.resolved(spec)
         coarse, steps, dates = probe(scene, {i.sensor: i.bands for i in usable}, settings.tile)
         align, phase = lattice(settings, spec, coarse)
