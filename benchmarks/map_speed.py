@@ -30,10 +30,13 @@ from map_net import CLASSES, MEAN, STD, TRUNK, Net, Open, check, network, save_s
 
 
 def ours(path: str, out: str, precision: str, state: str) -> dict[str, float]:
-    from swath.data.scene import SceneHints
-    from swath.deploy.bundles import OpenRasters
-    from swath.deploy.map import map_scene
-    from swath.deploy.plan import MapSettings, Plan
+    from swath.core.heap import importing
+
+    with importing():  # as the command does
+        from swath.data.scene import SceneHints
+        from swath.deploy.bundles import OpenRasters
+        from swath.deploy.map import map_scene
+        from swath.deploy.plan import MapSettings, Plan
 
     net = Net(state)
     opener = OpenRasters((path,), SceneHints("sentinel2-l2a"))

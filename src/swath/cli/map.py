@@ -48,16 +48,18 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Map a scene. After any interruption the same command goes on and gives the same bits."""
-
     from dataclasses import replace
 
     from swath.cli.output import answer, note
-    from swath.core import config
-    from swath.data.scene import SceneHints
-    from swath.deploy.bundles import OpenBundle
-    from swath.deploy.inputs import OpenInputs, Wanted
-    from swath.deploy.map import MapRun, Progress, estimate, map_scene
-    from swath.deploy.plan import MapSettings, Plan, Shaping
+    from swath.core.heap import importing
+
+    with importing():
+        from swath.core import config
+        from swath.data.scene import SceneHints
+        from swath.deploy.bundles import OpenBundle
+        from swath.deploy.inputs import OpenInputs, Wanted
+        from swath.deploy.map import MapRun, Progress, estimate, map_scene
+        from swath.deploy.plan import MapSettings, Plan, Shaping
 
     hints = SceneHints(sensor, tuple(b for b in bands.split(",") if b), warp=warp)
     wanted = Wanted(aoi, dates, collection, cloud, mask, holes=allow_holes)
