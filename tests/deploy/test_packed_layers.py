@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from swath.core import UserError
-from swath.deploy.packed import Exact, PackedConv, PackedLinear, PackedUp, pack, packed, supported
+from swath.deploy.packed import Exact, PackedConv, PackedLinear, PackedPatches, PackedUp, pack, packed, supported
 from swath.models.layers.transformer import Block
 
 pytestmark = pytest.mark.skipif(not supported("fp32"), reason="this build of torch has no oneDNN")
@@ -42,6 +42,19 @@ def test_convolutions_of_every_kind(shape):
     assert other[0].weight.shape == layers[0].weight.shape and torch.equal(other[0].weight, layers[0].weight)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (4, 7)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_patches_are_a_linear_map_of_each(size, precision):
+    if not supported(precision):
+        pytest.skip("no bf16 here")
+    net = nn.Sequential(nn.Conv2d(6, 70, size, size), nn.ReLU(), nn.Conv2d(70, 5, 1))
+    for h, w in ((48, 32), (50, 39), (16, 16)):  # what does not fill a patch is left out, as by the convolution
+        a, c, other = both(net, torch.randn(2, 6, h, w)[:, :, :, :w], precision)
+        assert a.shape == c.shape and torch.allclose(a, c, atol=1e-5 if precision == "fp32" else 0.03)
+        first = other[0].layer if precision == "bf16" else other[0]
+        assert type(first) is PackedPatches and torch.equal(other[0].weight, net[0].weight)
+
+
 def test_a_transformer_and_its_weights():
     net = nn.Sequential(Block(96, 4), Block(96, 4), nn.Linear(96, 3))
     a, c, other = both(net, torch.randn(2, 17, 96))
@@ -69,7 +82,7 @@ def test_bf16_keeps_patches_and_the_last_layer():
 def test_twice_is_once_and_another_precision_is_refused():
     net = nn.Sequential(nn.Conv2d(6, 64, 8, 8), nn.Conv2d(64, 70, 1))
     assert pack(net, "fp32") and pack(net, "fp32")
-    assert [type(m) for m in net] == [PackedConv, PackedConv]
+    assert [type(m) for m in net] == [PackedPatches, PackedConv]
     if supported("bf16"):
         with pytest.raises(UserError, match="made ready for fp32"):
             pack(net, "bf16")

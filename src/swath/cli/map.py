@@ -58,7 +58,7 @@ def command(
         from swath.data.scene import SceneHints
         from swath.deploy.bundles import OpenBundle
         from swath.deploy.inputs import OpenInputs, Wanted
-        from swath.deploy.map import MapRun, Progress, estimate, map_scene
+        from swath.deploy.map import MapRun, estimate, map_scene
         from swath.deploy.plan import MapSettings, Plan, Shaping
 
     hints = SceneHints(sensor, tuple(b for b in bands.split(",") if b), warp=warp)
@@ -73,9 +73,7 @@ def command(
         return
     how = config.parse({"workers": workers, "shard": shard, "engine": engine, "address": address}, MapRun, where="map")
     how = replace(how, allow_holes=allow_holes, vectors=vectors, shaping=Shaping(min_area, simplify))
-
-    def tell(p: Progress) -> None:
-        note(p.words)
-
-    done = map_scene(inputs, model, out, settings=settings, run=how, sources=scene, tell=tell)
+    done = map_scene(
+        inputs, model, out, settings=settings, run=how, sources=scene, tell=lambda progress: note(progress.words)
+    )
     answer(done.facts(), as_json)

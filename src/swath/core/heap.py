@@ -4,8 +4,9 @@ A loop that takes and frees the same large buffers should not fault their pages 
 
 glibc maps each buffer above a threshold (of 32 MB at most) from fresh pages and gives them back when it is freed; a
 training step on a CPU then spends 3 to 8 % of its time in page faults, a map whose blocks are larger 5 %. So nothing is
-mapped alone any more: buffers of any size come from the heap, which does not shrink. Other systems are left as they are. It stands in core because training
-and mapping both ask for it, and a map's worker that imported `swath.train` would hold 70 MB more.
+mapped alone any more: buffers of any size come from the heap, which does not shrink. Other systems are left as they
+are. It stands in core because training and mapping both ask for it, and a map's worker that imported `swath.train`
+would hold 70 MB more.
 """
 
 from __future__ import annotations
