@@ -4,14 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 import rasterio
 from tests.data.chips import folder, write
-
-from swath.data import opening, raster
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 HEAD = """
@@ -127,6 +124,8 @@ def test_a_plan_that_fails_changes_nothing(tmp_path):
 
 
 SLOW = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
 def plan():
     for i in range(2):
         yield from source.files(i)
@@ -167,17 +166,21 @@ def test_the_fork_goes_with_its_parent(tmp_path, how):
 
 
 @linux
-def test_one_at_a_time_and_none_beside_threads():
-    hold, found = threading.Event(), []
-    other = threading.Thread(target=hold.wait)
-    other.start()
-    found.append(opening.begin(list))
-    hold.set()
-    other.join()
-    try:
-        begun = opening.begin(list)
-        assert begun is not None
-        found.append(opening.begin(list))
-    finally:
-        opening.end()
-    assert found == [None, None] and not raster.BEFOREHAND and not begun.process.is_alive()
+def test_one_at_a_time_and_none_beside_threads(tmp_path):
+    done = run(
+        """
+import threading
+hold = threading.Event()
+other = threading.Thread(target=hold.wait)
+other.start()
+found = [opening.begin(list)]
+hold.set()
+other.join()
+begun = opening.begin(list)
+found.append(opening.begin(list))
+opening.end()
+print(found, begun is not None, raster.BEFOREHAND, begun.process.is_alive())
+""",
+        folder(tmp_path, n=2) or tmp_path,
+    )
+    assert done.stdout.strip() == "[None, None] True [] False", done.stderr
