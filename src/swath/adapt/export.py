@@ -100,14 +100,13 @@ def _check(target: Path, size: int) -> None:
 
 def _main(bundle: Bundle) -> str:
     """The array that the graph gives."""
-    if bundle.card.task in ("detect", "instances"):
+    if bundle.label.kind == "boxes":
         raise UserError(
             f"'{bundle.card.task}' answers with objects, any number of them, which a graph of tensors does not give",
             where=f"bundle {bundle.name}",
             remedy="swath map, predict and serve give them",
         )
-    classes = bundle.label.kind in ("mask", "class", "tags") or bundle.card.task == "boundaries"
-    return "probabilities" if classes else "values"
+    return "probabilities" if bundle.label.kind in ("mask", "class", "tags") else "values"
 
 
 def _saved(program: Any, part: Path, inputs: tuple[tuple[Tensor, ...], ...]) -> list[Tensor]:

@@ -21,16 +21,15 @@ def begin(raw: Mapping[str, Any]) -> opening.Opening | None:
 def _plan(raw: Mapping[str, Any]) -> Iterator[Path]:
     from swath.adapt.splits import LOOKS, MOST_LOOKS, choose_splits, spread
     from swath.core.config import parse_member
-    from swath.core.rng import numpy_generator
     from swath.data.sources import SOURCES
     from swath.train.config import LoopConfig
+    from swath.train.order import shuffled
 
     source = parse_member(raw["data"], SOURCES).build()
     loop = raw.get("loop") or {}
     seed, size = int(loop.get("seed", LoopConfig.seed)), int(loop.get("batch_size", LoopConfig.batch_size))
     train = choose_splits(source, raw.get("splits", "source"), seed).train
-    order = numpy_generator(seed, 0, "order").permutation(len(train))
-    for i in (*spread(train, MOST_LOOKS)[:LOOKS], *(train[int(k)] for k in order[:size])):
+    for i in (*spread(train, MOST_LOOKS)[:LOOKS], *shuffled(train, seed, 0)[:size]):
         yield from source.files(i)
 
 

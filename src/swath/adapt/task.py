@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from swath.adapt.losses import Loss
 from swath.adapt.metrics import names_of
 from swath.core.batch import Batch, Boxes, Label
 from swath.core.contracts import Features, LabelSpec, Scores, Step
-from swath.core.errors import UserError
+from swath.core.errors import SwathWarning, UserError
 from swath.models.decoders import Decoder, DenseDecoder
 
 Statistics = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -122,6 +123,8 @@ def _before(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
     normalised by the running statistics, where torch would stop."""
     x = given[0]
     if norm.training and x.numel() == x.shape[1]:
+        warnings.warn("a batch of one value a channel has no deviation: it is normalised by the running statistics",
+                      SwathWarning, stacklevel=2)  # fmt: skip
         norm.training, norm.lone = False, True  # type: ignore[assignment]
 
 

@@ -1,6 +1,6 @@
 """The feed: which samples make step s of a run. A pure function of (seed, step), so nothing of it is saved.
 
-The order of an epoch is a permutation drawn at the address (seed, epoch, "order"); step s takes the next
+The order of an epoch is drawn (`train.order`); step s takes the next
 `batch_size` samples, cut into world x accumulate parts. Workers and ranks only decide who reads.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 from swath.core.batch import Batch, collate
 from swath.core.contracts import Source, Transform
 from swath.core.errors import UserError
-from swath.core.rng import numpy_generator
 from swath.data.streams.ahead import ahead
 from swath.train.config import LoopConfig
+from swath.train.order import shuffled
 
 
 class Part(NamedTuple):
@@ -73,10 +73,7 @@ class Feed:
     def order(self, seed: int, epoch: int) -> list[int]:
         """All samples of an epoch in the order of the run."""
         index = range(len(self.source)) if self.indices is None else self.indices
-        if not self.shuffle:
-            return [int(i) for i in index]
-        draw = numpy_generator(seed, epoch, "order").permutation(len(index))
-        return [int(index[int(i)]) for i in draw]
+        return shuffled(index, seed, epoch) if self.shuffle else [int(i) for i in index]
 
     def parts(self, config: LoopConfig, span: tuple[int, int], rank: int = 0, world: int = 1) -> Iterator[Part]:
         """The micro-batches of one rank from step `span[0]` up to `span[1]`, `accumulate` a step.
