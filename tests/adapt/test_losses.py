@@ -37,12 +37,33 @@ def test_invalid_items_do_not_matter(kind):
     if kind != "boundary":
         noisy = torch.where(valid if valid.shape == out.shape else valid.view(2, 1, 6, 6), out, out + 7.0)
         torch.testing.assert_close(loss(noisy, target, valid), loss(out, target, valid))
-    want = loss(out, target, valid)
-    if target.dtype == torch.int64:
-        torch.testing.assert_close(loss(out, changed.clamp_max(2), valid), want)
-    else:
-        torch.testing.assert_close(loss(out, torch.nan_to_num(changed, nan=99.0), valid), want)
+    want, slope = value_and_slope(loss, out, target, valid)
+    for given in (changed, torch.where(valid, target, torch.full_like(target, -1))):
+        value, got = value_and_slope(loss, out, given, valid)
+        torch.testing.assert_close(value, want)
+        torch.testing.assert_close(got, slope)
     assert want >= 0 or kind == "gaussian-nll"
+
+
+def value_and_slope(loss, out, target, valid):
+    out = out.clone().requires_grad_()
+    value = loss(out, target, valid)
+    return value.detach(), torch.autograd.grad(value, out)[0]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_certainty_has_a_slope(gamma):
+    """(1 - p)^gamma is steep without end at p = 1 when gamma is below one."""
+    sure = torch.tensor([[100.0, -100.0]])
+    yes, known = torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, dtype=torch.bool)
+    focal, asl = LOSSES.get("focal")(gamma=gamma), LOSSES.get("asymmetric")(gamma_positive=gamma, gamma_negative=gamma)
+    for loss, target, valid in (
+        (focal, torch.tensor([0]), known[:, 0]),
+        (focal, yes, known[:, 0]),
+        (asl, yes, known),
+        (asl, 1 - yes, known),
+    ):
+        assert all(bool(torch.isfinite(v).all()) for v in value_and_slope(loss, sure, target, valid))
 
 
 @pytest.mark.parametrize("kind", LOSSES.names())

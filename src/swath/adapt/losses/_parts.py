@@ -18,6 +18,11 @@ def mean_or_zero(values: Tensor, out: Tensor) -> Tensor:
     return values.mean() if values.numel() else out.float().sum() * 0.0
 
 
+def power(base: Tensor, gamma: float) -> Tensor:
+    """`base` ** gamma of what should not be negative; with a gamma below one the slope at zero would be infinite."""
+    return base.clamp_min(torch.finfo(base.dtype).eps if 0.0 < gamma < 1.0 else 0.0) ** gamma
+
+
 def overlaps(out: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Soft true positives, predicted and true mass per class over the valid items of the whole batch."""
     logits, classes = valid_items(out, target, valid)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from swath.adapt.losses._parts import mean_or_zero
+from swath.adapt.losses._parts import mean_or_zero, power
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Asymmetric:
     margin: float = 0.05
 
     def __call__(self, out: Tensor, target: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
-        p = out.float().sigmoid()
-        shifted = (p - self.margin).clamp_min(0.0)
-        positive = target * (1.0 - p) ** self.gamma_positive * p.clamp_min(1e-8).log()
-        negative = (1.0 - target) * shifted**self.gamma_negative * (1.0 - shifted).clamp_min(1e-8).log()
-        return mean_or_zero(-(positive + negative)[valid], out)
+        p, target = out.float()[valid].sigmoid(), target[valid]
+        shifted = p - self.margin
+        positive = target * power(1.0 - p, self.gamma_positive) * p.clamp_min(1e-8).log()
+        negative = power(shifted, self.gamma_negative) * (1.0 - shifted.clamp_min(0.0)).clamp_min(1e-8).log()
+        return mean_or_zero(-(positive + (1.0 - target) * negative), out)
 
 
 MEMBER = Asymmetric

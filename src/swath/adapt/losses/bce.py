@@ -25,7 +25,8 @@ class BinaryCrossEntropy:
 
     def __call__(self, out: Tensor, target: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
         pos = torch.full((out.shape[1],), self.positive, device=out.device) if weights is None else weights.to(out)
-        value = F.binary_cross_entropy_with_logits(out.float(), target.float(), pos_weight=pos, reduction="none")
+        known = target.float().where(valid, 0.0)  # a NaN not looked at would still be one in the gradient
+        value = F.binary_cross_entropy_with_logits(out.float(), known, pos_weight=pos, reduction="none")
         return mean_or_zero(value[valid], out)
 
 

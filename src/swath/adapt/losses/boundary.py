@@ -33,7 +33,7 @@ class Boundary:
     def __call__(self, out: Tensor, target: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
         keep = valid[:, None]
         p = out.float().softmax(1) * keep
-        y = F.one_hot(target.clamp_min(0), out.shape[1]).movedim(-1, 1).to(p.dtype) * keep
+        y = F.one_hot(target.where(valid, 0), out.shape[1]).movedim(-1, 1).to(p.dtype) * keep
         # a boundary seen only because the valid area ends is none: both sides must be observed
         inside = 1.0 - F.max_pool2d(1.0 - keep.to(p.dtype), 3, 1, 1)
         bp, by = edges(p) * inside, edges(y) * inside

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from swath.adapt.losses._parts import mean_or_zero, valid_items
+from swath.adapt.losses._parts import mean_or_zero, power, valid_items
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Focal:
         if classes.is_floating_point():
             return _of_shares(logits, classes, self.gamma, weights)
         nll = F.cross_entropy(logits, classes, reduction="none")
-        value = (1.0 - (-nll).exp()) ** self.gamma * nll
+        value = power(1.0 - (-nll).exp(), self.gamma) * nll
         if weights is not None:
             value = value * weights.to(value)[classes]
         return mean_or_zero(value, out)
@@ -35,7 +35,7 @@ class Focal:
 
 def _of_shares(logits: Tensor, shares: Tensor, gamma: float, weights: Tensor | None) -> Tensor:
     log = logits.log_softmax(-1)
-    value = -shares * (1.0 - log.exp()) ** gamma * log
+    value = -shares * power(1.0 - log.exp(), gamma) * log
     return (value if weights is None else value * weights.to(value)).sum(-1).mean()
 
 
