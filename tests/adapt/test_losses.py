@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from swath.adapt.losses import LOSSES
 from swath.adapt.losses.lovasz import jaccard_slope
+from swath.adapt.task import total
+
+REGIONS = ("dice", "tversky", "logcosh-dice", "lovasz", "boundary")
 
 torch.manual_seed(0)
 OUT, CLASSES = torch.randn(2, 3, 6, 6), torch.randint(0, 3, (2, 6, 6))
@@ -49,6 +52,24 @@ def value_and_slope(loss, out, target, valid):
     out = out.clone().requires_grad_()
     value = loss(out, target, valid)
     return value.detach(), torch.autograd.grad(value, out)[0]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", [k for k in LOSSES.names() if k not in REGIONS])
+def test_parts_of_unequal_count_are_the_whole_batch(kind, weighted):
+    """Accumulated as the loop does it, by `Step.weight`: ignored pixels and rare classes lie where they lie."""
+    out, target, valid = data(kind)
+    loss = LOSSES.get(kind)()
+    weights = torch.tensor([0.1, 1.0, 5.0]) if weighted and loss.target != "values" else None
+    valid[0] = valid[0] & (torch.rand(valid[0].shape) < 0.3)
+    out.requires_grad_()
+    whole = total((loss,), out, target, valid, weights)
+    slope = torch.autograd.grad(whole.loss, out)[0]
+    parts = [total((loss,), out[i : i + 1], target[i : i + 1], valid[i : i + 1], weights) for i in range(2)]
+    count = sum(p.weight for p in parts)
+    got = sum(torch.autograd.grad(p.loss * p.weight, out)[0] for p in parts) / count
+    assert count == pytest.approx(whole.weight)
+    torch.testing.assert_close(got, slope, atol=1e-7, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])

@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import tiny_adapt as tiny
 import torch
 import torchmetrics.functional as tm
 from torchmetrics.functional import classification as tc
 
-from swath.adapt.metrics import ClassScores, TagScores, ValueScores
+from scipy import ndimage
+
+from swath.adapt.metrics import ClassScores, MaskScores, TagScores, ValueScores
 from swath.core.batch import Batch, Label, Where
 from swath.core.rng import generator
 
@@ -47,6 +50,43 @@ def test_absent_class_is_not_a_number():
     filled(scores, "class", value, torch.ones(3, dtype=torch.bool), {"classes": value})
     found = scores.compute()
     assert math.isnan(found["iou/c"]) and found["iou_macro"] == 1.0
+
+
+def edge(mask, reach):
+    """A mask without itself eroded: the paper's own steps, one class and one image at a time."""
+    return mask & ~ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=reach, border_value=0)
+
+
+@pytest.mark.parametrize("size", [(9, 13), (97, 133), (160, 40)])
+def test_boundary_iou_is_that_of_eroded_masks(size):
+    g = generator(*size)
+    scores, counts = MaskScores("what", ("a", "b", "c", "never")), np.zeros((4, 2))
+    for n in (1, 3, 2):  # batches of any size add up
+        truth = torch.nn.functional.interpolate(torch.rand(n, 3, 3, 4, generator=g), size, mode="bilinear").argmax(1)
+        told = truth.roll(2, 2)
+        filled(scores, "mask", truth, torch.ones_like(truth, dtype=torch.bool), {"classes": told})
+        reach = max(1, round(0.02 * math.hypot(*size)))
+        for i in range(n):
+            for k in range(3):
+                a, b = edge((truth[i] == k).numpy(), reach), edge((told[i] == k).numpy(), reach)
+                counts[k] += (a & b).sum(), (a | b).sum()
+    found, want = scores.compute(), counts[:3, 0] / counts[:3, 1]
+    assert [found[f"boundary_iou/{c}"] for c in "abc"] == pytest.approx(want.tolist())
+    assert found["boundary_iou_macro"] == pytest.approx(want.mean()) and math.isnan(found["boundary_iou/never"])
+    low, high = scores.intervals()["boundary_iou_macro"]
+    assert low <= found["boundary_iou_macro"] <= high
+
+
+def test_an_unknown_area_has_no_edge():
+    truth = torch.zeros(1, 40, 40, dtype=torch.int64)
+    truth[:, :, 20:] = 1
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    valid[:, 5:12, 5:12] = False
+    noise = torch.where(valid, truth, 255)
+    scores = filled(MaskScores("what", ("a", "b")), "mask", noise, valid, {"classes": truth})
+    assert scores.compute()["boundary_iou_macro"] == 1.0
+    near = scores.edges[0][0, 2].tolist()
+    assert near == [2 * (20 + 38)] * 2  # one pixel along three sides of the image and at the other class
 
 
 def test_intervals_hold_the_point(masks):

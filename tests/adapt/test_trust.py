@@ -1,5 +1,7 @@
 """Calibration, conformal sets, strangeness, ensembles, dropout, Laplace, constraints: each keeps its promise."""
 
+import math
+
 import pytest
 import tiny_adapt as tiny
 import torch
@@ -83,6 +85,18 @@ def test_members_that_disagree_spread():
     with pytest.raises(UserError, match="two members"):
         ensemble([lambda b: sure], batch)
     assert ensemble([lambda b: sure, lambda b: other], batch)["spread"].shape == (1,)
+
+
+def test_tags_spread_each_on_its_own():
+    """A tag is a distribution over yes and no: what members say of one tag does not touch another."""
+    def told(*p):
+        return {"probabilities": torch.tensor([p]), "tags": torch.tensor([p]) > 0.5}
+
+    found = combine([told(0.9, 0.7), told(0.1, 0.7)])["spread"]
+    assert found.shape == (1, 2) and float(found[0, 1]) == pytest.approx(0.0, abs=1e-6)
+    h = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / math.log(2)
+    assert float(found[0, 0]) == pytest.approx(1 - h, abs=1e-6)
+    assert bool(torch.isfinite(combine([told(0.9), told(0.1)])["spread"]).all())
 
 
 def test_mc_dropout_needs_dropout_and_leaves_the_model_as_it_was():

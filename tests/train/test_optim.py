@@ -68,6 +68,9 @@ def test_plateau_and_patience_look_at_history_only():
     assert worth_going_on([0.5, 0.6, 0.6], 2, 1)
     assert not worth_going_on([0.5, 0.6, 0.6, 0.5], 2, 1)
     assert worth_going_on([], 1, 1)
+    nan = math.nan  # no score: neither the best so far nor a gain
+    assert worth_going_on([nan, 0.5, 0.6, 0.7], 2, 1) and worth_going_on([nan, 0.5, 0.6, nan], 2, 1)
+    assert not worth_going_on([0.5, nan, nan], 2, 1) and not worth_going_on([nan, nan, nan], 2, -1)
 
 
 @given(st.integers(0, 1000), st.integers(1, 1000), st.floats(0, 0.9), st.sampled_from(["cosine", "linear"]))

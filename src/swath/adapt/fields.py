@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from swath.adapt.heads import Dense, class_weights
 from swath.adapt.losses import Loss
-from swath.adapt.metrics import ClassScores
+from swath.adapt.metrics import MaskScores
 from swath.adapt.task import Context, TaskModule, check_classes, check_losses, judged, total
 from swath.core.batch import Batch, Boxes, Label
 from swath.core.contracts import Features, Scores, Step
@@ -127,7 +127,7 @@ class FieldScores:
 
     def __init__(self, label: str, border: int, least: int) -> None:
         self.label, self.border, self.least = label, border, least
-        self.pixels = ClassScores(label, CLASSES)
+        self.pixels = MaskScores(label, CLASSES)
         self.counts: list[tuple[int, int, int]] = []
 
     def update(self, prediction: Mapping[str, Tensor], batch: Batch) -> None:

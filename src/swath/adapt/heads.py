@@ -15,7 +15,7 @@ from swath.adapt.detail import Detail, Planes, Summary, alone
 from swath.adapt.fusion import as_encoder
 from swath.adapt.losses import Loss
 from swath.adapt.losses.quantile import QUANTILES
-from swath.adapt.metrics import ClassScores, TagScores, ValueScores
+from swath.adapt.metrics import ClassScores, MaskScores, TagScores, ValueScores
 from swath.adapt.task import Context, TaskModule, check_classes, check_losses, decoder_for, total
 from swath.core.batch import Batch, Label, Layer
 from swath.core.contracts import Features, Scores, Step
@@ -146,7 +146,9 @@ class Classes(TaskModule):
         return {"classes": p.argmax(1), "probabilities": p}
 
     def scores(self) -> Scores:
-        return ClassScores(self.label.name, self.label.classes, "iou_macro" if self.dense else "accuracy_macro")
+        if self.dense:
+            return MaskScores(self.label.name, self.label.classes)
+        return ClassScores(self.label.name, self.label.classes, "accuracy_macro")
 
 
 class Tags(TaskModule):

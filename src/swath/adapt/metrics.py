@@ -6,6 +6,7 @@ prediction, micro pools all items. A score of what never occurs is NaN, never 0 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from swath.core.batch import Batch
 from swath.core.rng import numpy_generator
@@ -94,6 +96,71 @@ class ClassScores:
         """Each sample's own accuracy, to find the best and the worst."""
         hits = np.diagonal(self.table, axis1=1, axis2=2).sum(1)
         return dict(zip(self.names, _ratio(hits, self.table.sum((1, 2)).astype(float)).tolist(), strict=True))
+
+
+def highest(x: Tensor, k: int) -> Tensor:
+    """Maxima of k x k squares of (B, H, W), only of whole ones; windows double, so k costs its logarithm."""
+    for dim in (1, 2):
+        wide = 1
+        while wide < k:
+            step, n = min(wide, k - wide), x.shape[dim]
+            x = torch.maximum(x.narrow(dim, 0, n - step), x.narrow(dim, step, n - step))
+            wide += step
+    return x
+
+
+def near_edge(classes: Tensor, valid: Tensor, reach: int) -> Tensor:
+    """Pixels (B, H, W) that see another class, or the end of the image, in the square of `reach` pixels about them;
+    what is not valid is nothing."""
+    x, nothing = classes.to(torch.int16), torch.iinfo(torch.int16).min
+    ends = (reach,) * 4  # an object that the image's end cuts has an edge there
+    low, high = (F.pad(torch.where(valid, v, nothing), ends, value=e) for v, e in ((-x, 1), (x, -1)))
+    return (highest(high, 2 * reach + 1) != -highest(low, 2 * reach + 1)) & valid
+
+
+def boundary_rows(predicted: Tensor, target: Tensor, valid: Tensor, classes: int) -> Tensor:
+    """Pixels near an edge of each class a sample, (B, 3, K) int64: in both maps, in the predicted, in the true one.
+
+    Near is within 2 % of the image's diagonal (boundary IoU: Cheng et al. 2021, arXiv:2103.16562).
+    """
+    b, h, w = target.shape
+    reach = max(1, round(0.02 * math.hypot(h, w)))
+    target = torch.where(valid, target, 0)
+    told, true = near_edge(predicted, valid, reach), near_edge(target, valid, reach)
+    sample = torch.arange(b, device=target.device).view(b, 1, 1) * classes
+    parts = [(target, told & true & (predicted == target)), (predicted, told), (target, true)]
+    rows = [torch.bincount((sample + c)[keep], minlength=b * classes).view(b, classes) for c, keep in parts]
+    return torch.stack(rows, 1).cpu()
+
+
+class MaskScores(ClassScores):
+    """For masks: beside the classes of pixels, how well their edges lie (`boundary_iou`)."""
+
+    def __init__(self, label: str, classes: Sequence[str], primary: str = "iou_macro") -> None:
+        super().__init__(label, classes, primary)
+        self.edges: list[Tensor] = []
+
+    def update(self, prediction: Mapping[str, Tensor], batch: Batch) -> None:
+        super().update(prediction, batch)
+        label = batch.labels[self.label]
+        told = prediction["classes"].to(label.value.device)
+        self.edges.append(boundary_rows(told, label.value, label.valid, len(self.classes)))
+
+    def _edge_scores(self, counts: Array) -> dict[str, Array]:
+        both, told, true = np.moveaxis(counts.reshape(*counts.shape[:-1], 3, len(self.classes)), -2, 0)
+        iou = _ratio(both, told + true - both)
+        return {"boundary_iou": iou, "boundary_iou_macro": _mean(iou)}
+
+    def _edge_table(self) -> Array:
+        return torch.cat(self.edges).flatten(1).numpy() if self.edges else np.zeros((0, 3 * len(self.classes)))
+
+    def compute(self) -> dict[str, float]:
+        return super().compute() | named(self._edge_scores(self._edge_table().sum(0)), self.classes)
+
+    def intervals(self, seed: int = 0, times: int = 1000) -> dict[str, tuple[float, float]]:
+        table = self._edge_table()
+        draws = resample(len(table), times, seed)
+        return super().intervals(seed, times) | spans(self._edge_scores(draws @ table), self.classes)
 
 
 class TagScores:

@@ -33,8 +33,8 @@ from swath.train import LoopConfig
 class Trust:
     """What the run says about its own certainty.
 
-    `alpha` is the miss rate of conformal sets and intervals, fitted on one half of the validation split and checked on
-    the other (and on the test split). `ood` keeps a model of the features seen in training, for a score of strangeness.
+    `alpha` is the miss rate of conformal sets and intervals, fitted on the validation split and checked on the test
+    split. `ood` keeps a model of the features seen in training, for a score of strangeness.
     """
 
     calibrate: bool = True

@@ -254,7 +254,9 @@ def total(losses: Sequence[Loss], out: Tensor, target: Tensor, valid: Tensor, we
     """The weighted sum of losses, each by name in the terms, averaged over what is valid."""
     terms = {loss.kind: loss(out, target, valid, weights) for loss in losses}
     value = torch.stack([terms[loss.kind] * loss.weight for loss in losses]).sum()
-    return Step(value, {k: v.detach() for k, v in terms.items()}, float(valid.sum()))
+    counted = next((c for loss in losses if (c := getattr(loss, "count", None)) is not None), None)
+    count = float(valid.sum()) if counted is None else counted(target, valid, weights)
+    return Step(value, {k: v.detach() for k, v in terms.items()}, count)
 
 
 def check_losses(losses: Sequence[Loss], target: str, where: str) -> None:

@@ -1,7 +1,7 @@
 """tune: from a run and its data to a trusted bundle and a record that the report is made from.
 
-prepare -> fit (early stopping on the task's own score) -> calibrate on one half of validation, check on the other
-        -> test with intervals -> bundle, record.json, results.jsonl
+prepare -> fit (early stopping on the task's own score) -> calibrate on validation -> test with intervals and the
+        coverage reached -> bundle, record.json, results.jsonl
 """
 
 from __future__ import annotations

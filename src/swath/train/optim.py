@@ -236,8 +236,9 @@ def drops(history: Sequence[float], patience: int, sign: int) -> int:
 
 
 def worth_going_on(history: Sequence[float], patience: int | None, sign: int) -> bool:
-    """False once the best score is `patience` validations old."""
+    """False once the best score is `patience` validations old; what is not a number is no score."""
     if patience is None or not history:
         return True
-    best = max(range(len(history)), key=lambda i: (sign * history[i], -i))
+    known = [-math.inf if math.isnan(v) else sign * v for v in history]
+    best = known.index(max(known))
     return len(history) - 1 - best < patience

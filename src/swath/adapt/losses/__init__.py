@@ -2,6 +2,8 @@
 
 Class losses take logits `(B, K, *S)`, int64 classes `(B, *S)`, valid `(B, *S)`; tag losses `(B, K)` thrice; value
 losses `(B, outputs * K, *S)`, `(B, K, *S)`, valid `(B, 1, *S)`. `weights` is one number a class, where it applies.
+A loss that does not divide by the number of valid items says by what: `count(target, valid, weights)`. Region losses
+(dice, Tversky, Lovász, boundary) are of the batch they are given: a batch cut into parts has the mean of its parts'.
 A class loss with `shares = True` also takes shares `(B, K)` of a chip that was mixed of several.
 """
 

@@ -35,5 +35,12 @@ class CrossEntropy:
         classes = torch.where(valid, target, IGNORED)  # ignoring costs a third of picking the valid pixels out
         return F.cross_entropy(out.float(), classes, w, ignore_index=IGNORED, label_smoothing=self.smoothing)
 
+    @staticmethod
+    def count(target: Tensor, valid: Tensor, weights: Tensor | None) -> float:
+        """What the mean divides by: the weights of the valid items, where there are any."""
+        if weights is None or target.is_floating_point():
+            return float(valid.sum())
+        return float(weights.to(target.device)[target[valid]].sum())
+
 
 MEMBER = CrossEntropy

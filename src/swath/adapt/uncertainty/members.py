@@ -1,6 +1,7 @@
 """Predictions from several members: deep ensembles (arXiv:1612.01474), MC dropout (arXiv:1506.02142).
 
-`spread` is what the members do not agree on: mutual information for classes, the deviation of their means for values.
+`spread` is what the members do not agree on: mutual information for classes (and for each tag), the deviation of
+their means for values.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ def combine(told: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     if "probabilities" in told[0]:
         p = torch.stack([t["probabilities"] for t in told])
         mean = p.mean(0)
-        inner = torch.stack([entropy(one) for one in p]).mean(0)
-        out = {"probabilities": mean, "spread": (entropy(mean) - inner).clamp_min(0.0)}
+        # tags stand alone: each is a distribution over yes and no
+        own = (lambda q: entropy(torch.stack([q, 1.0 - q], 1))) if "tags" in told[0] else entropy
+        inner = torch.stack([own(one) for one in p]).mean(0)
+        out = {"probabilities": mean, "spread": (own(mean) - inner).clamp_min(0.0)}
         if "classes" in told[0]:
             out["classes"] = mean.argmax(1)
         if "tags" in told[0]:
