@@ -7,9 +7,8 @@ import pytest
 import tiny_adapt as tiny
 import torch
 import torchmetrics.functional as tm
-from torchmetrics.functional import classification as tc
-
 from scipy import ndimage
+from torchmetrics.functional import classification as tc
 
 from swath.adapt.metrics import ClassScores, MaskScores, TagScores, ValueScores
 from swath.core.batch import Batch, Label, Where

@@ -60,9 +60,22 @@ def test_schedules_at_known_points():
     assert lr_factor(config(warmup=0.5), 24, 100) == pytest.approx(25 / 51)
 
 
+@given(
+    st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5]), max_size=25),
+    st.integers(0, 4),
+    st.sampled_from(["min", "max"]),
+)
+def test_plateau_drops_where_torch_drops(history, patience, mode):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode, 0.5, patience, threshold=0.0)
+    for value in history:
+        torchs.step(value)
+    assert 0.5 ** drops(history, patience, 1 if mode == "max" else -1) == pytest.approx(optimizer.param_groups[0]["lr"])
+
+
 def test_plateau_and_patience_look_at_history_only():
-    flat = [0.5, 0.6, 0.6, 0.6, 0.6, 0.7]
-    assert drops(flat, 3, 1) == 1
+    flat = [0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.7]
+    assert drops(flat, 3, 1) == 1 and drops(flat, 4, 1) == 0
     assert lr_factor(config(schedule="plateau", plateau_patience=3), 9, 100, flat) == pytest.approx(0.1)
     assert drops([3, 2, 1], 2, -1) == 0
     assert worth_going_on([0.5, 0.6, 0.6], 2, 1)

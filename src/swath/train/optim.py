@@ -225,12 +225,13 @@ def lr_factor(config: LoopConfig, step: int, total: int, history: Sequence[float
 
 
 def drops(history: Sequence[float], patience: int, sign: int) -> int:
-    """How often the score has failed to improve for `patience` validations in a row."""
+    """How often the score has failed to improve for more than `patience` validations in a row: the drops of torch's
+    `ReduceLROnPlateau` with a threshold of zero."""
     best, bad, count = -math.inf, 0, 0
     for value in history:
         if sign * value > best:
             best, bad = sign * value, 0
-        elif (bad := bad + 1) >= patience:
+        elif (bad := bad + 1) > patience:
             bad, count = 0, count + 1
     return count
 
