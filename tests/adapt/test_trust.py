@@ -89,6 +89,7 @@ def test_members_that_disagree_spread():
 
 def test_tags_spread_each_on_its_own():
     """A tag is a distribution over yes and no: what members say of one tag does not touch another."""
+
     def told(*p):
         return {"probabilities": torch.tensor([p]), "tags": torch.tensor([p]) > 0.5}
 
