@@ -1,4 +1,4 @@
-"""`swath check` over many files: seconds, files a second and peak memory, for two sizes in one run.
+"""`swath check` over many files: seconds, CPU seconds, files a second and peak memory, for two sizes in one run.
 
 python benchmarks/check_speed.py --files 20000
 """
@@ -6,6 +6,7 @@ python benchmarks/check_speed.py --files 20000
 import argparse
 import contextlib
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,8 @@ def write(root, start, stop):
 
 
 def measure(root):
-    """Seconds and the peak of the command's memory with its workers (sum of proportional set sizes, MiB)."""
+    """Seconds, CPU seconds and peak memory of the command with its workers (sum of proportional set sizes, MiB)."""
+    cpu = spent()
     args = [sys.executable, "-m", "swath.cli", "check", str(root), "--json", "-q"]
     start, peak = time.perf_counter(), 0.0
     with tempfile.TemporaryFile() as answer:
@@ -51,7 +53,13 @@ def measure(root):
         seconds = time.perf_counter() - start
         answer.seek(0)
         report = json.loads(answer.read())
-    return seconds, peak / 2**20, report
+    return seconds, spent() - cpu, peak / 2**20, report
+
+
+def spent():
+    """CPU seconds of children that ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main():
@@ -67,9 +75,9 @@ def main():
             edges = np.linspace(0, files // 2, 9).astype(int)
             with ProcessPoolExecutor(options.workers) as pool:
                 list(pool.map(write, [root] * 8, edges[:-1], edges[1:]))
-            seconds, peak, report = measure(root)
+            seconds, cpu, peak, report = measure(root)
             print(
-                f"{report['files']} files: {seconds:.1f} s, {report['files'] / seconds:.0f} files/s, "
+                f"{report['files']} files: {seconds:.1f} s, {cpu:.1f} CPU-s, {report['files'] / seconds:.0f} files/s, "
                 f"peak {peak:.0f} MiB with workers, ok={report['ok']}, {len(report['findings'])} findings"
             )
 

@@ -16,6 +16,7 @@ from tests.data import chips
 from swath.core import SENSORS, Batch, Layer, Where
 from swath.core.errors import UserError
 from swath.data.check import CHECKS, check
+from swath.data.check.facts import read_facts
 from swath.data.check.html import page
 from swath.data.check.text import lines
 from swath.data.open import open_source
@@ -153,6 +154,38 @@ def test_duplicate_key(data):
     assert any("k002.tif" in f.message and f.value == "k002" for f in found)
 
 
+def test_a_copy_in_a_folder_within_is_a_duplicate_key(data):
+    (data / "images" / "old").mkdir()
+    x = rasterio.open(image(data, 2)).read()[:, ::-1]
+    write(data / "images" / "old" / "k002.tif", x, origin=place(2))
+    found = errors(check(data, workers=1), "pairing")
+    assert [(f.file, f.value) for f in found] == [("images/old/k002.tif", "k002")]
+
+
+@pytest.mark.parametrize("compress", ["deflate", "lzw", "zstd"])
+@pytest.mark.parametrize("bands", [1, 4])
+def test_room_that_was_never_filled(tmp_path, compress, bands):
+    """A download that stopped after its room was laid out: GDAL reads some of these without a word."""
+    for i in range(5):
+        write(tmp_path / "images" / f"k{i}.tif", picture(i)[:bands].astype("uint16"), origin=place(i))
+        change(tmp_path / "images" / f"k{i}.tif", lambda x: x, compress=compress)
+    path = tmp_path / "images" / "k3.tif"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    only_error(tmp_path, "unreadable", "images/k3.tif")
+
+
+def test_zeros_that_were_written_are_read(tmp_path):
+    """Empty blocks, sparse blocks and plain zeros at the end of a file are no damage."""
+    for i, how in enumerate(
+        [{"compress": "deflate"}, {"compress": "zstd", "sparse_ok": True}, {}, {"compress": "lzw"}]
+    ):
+        path = tmp_path / f"k{i}.tif"
+        write(path, np.zeros((1, 64, 64), "uint16"))
+        change(path, lambda x: x, **how, tiled=True, blockxsize=16, blockysize=16)
+        assert not read_facts(str(tmp_path), path.name, "image").error
+
+
 def test_truncated_and_empty(data):
     whole = image(data, 4).read_bytes()
     image(data, 4).write_bytes(whole[: len(whole) // 2])
@@ -214,6 +247,19 @@ def test_offset_in_half_of_the_files(tmp_path):
     for i in range(4):
         change(image(root, i), lambda x: (x + 1000).astype(x.dtype))
     assert {f.file for f in errors(check(root, workers=1), "unit")} == {f"images/k{i:03d}.tif" for i in range(4)}
+
+
+@pytest.mark.parametrize("sensor", ["hls-s30", "planet-superdove", "sentinel2-l2a"])
+def test_only_sentinel2_took_the_offset(tmp_path, sensor):
+    """A hazy day of another product is no other convention."""
+    root = folder(tmp_path, 8)
+    change(image(root, 2), lambda x: (x + 1000).astype(x.dtype))
+    (root / "card.toml").write_text(
+        f'name = "d"\n[layout]\nkind = "folder"\n[[layer]]\nsensor = "{sensor}"\npath = "images"\noffset = 0.0\n'
+        'scale = 0.0001\nbands = ["blue", "green", "red", "nir"]\n'
+    )
+    found = [f for f in check(root, only=("unit",), workers=1).findings if "offset" in f.message]
+    assert bool(found) == sensor.startswith("sentinel2")
 
 
 def test_offset_in_real_tiles(shared):
@@ -704,7 +750,8 @@ def test_an_empty_folder_of_labels_is_said(tmp_path):
         mask.unlink()
     (tmp_path / "masks" / "readme.txt").write_text("to be drawn")
     found = check(tmp_path)
-    assert [(f.level, f.file) for f in found.findings if f.check == "pairing"] == [("warning", "masks")]
+    assert [(f.level, f.file) for f in found.findings if f.check == "pairing"] == [("error", "masks")]
+    assert not found.ok
     with pytest.raises(UserError, match=r"found: none \(masks/ is empty\)"):
         start(tmp_path, "segment", Hints("sentinel2-l2a", chips.S2), tmp_path / "o")
     done = start(tmp_path, "pretrain", Hints("sentinel2-l2a", chips.S2), tmp_path / "o")

@@ -6,6 +6,7 @@ Worker processes import this module: it needs NumPy and rasterio and nothing hea
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ Role = Literal["image", "label"]
 COLUMNS = ("min", "max", "mean", "std", "p01", "p50", "p99", "nan", "inf", "nodata", "zero", "count")
 COLUMN = {name: i for i, name in enumerate(COLUMNS)}
 STRIP_BYTES = 32 << 20
+ZERO_TAIL = 64
 MOST_CLASSES = 1024
 _DATE_TAGS = ("date", "time", "acquisition", "sensing")
 _NOT_DATES = ("timezone", "exposure", "time_unit", "runtime", "creation", "generation")
@@ -215,10 +217,34 @@ def read_facts(root: str, file: str, role: Role, nodata: float | None = None) ->
             return out
         with rasterio.open(path) as src:
             _read(src, out, role, nodata)
+            out.error = _unfilled(path, src)
     except Exception as why:
         out.error = _first_line(why)
+    if out.error:
         out.stats = out.classes = None
     return out
+
+
+def _unfilled(path: Path, src: Any) -> str:
+    """Room that was laid out for a compressed block and never written: GDAL decodes zeros without a word."""
+    if src.driver != "GTiff" or src.compression is None:
+        return ""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - ZERO_TAIL))
+        tail = file.read()
+        if tail.strip(b"\0"):
+            return ""
+        file.seek(max(0, size - (1 << 20)))
+        zeros = len(tail := file.read()) - len(tail.rstrip(b"\0"))
+    for band, (high, wide) in enumerate(src.block_shapes, 1):
+        for row, col in itertools.product(range(-(-src.height // high)), range(-(-src.width // wide))):
+            tag = [src.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE")]
+            if all(tag) and int(tag[0]) + int(tag[1]) > size - zeros + ZERO_TAIL // 2:
+                return (
+                    f"the file is cut short: its last {zeros} bytes are zeros, from pixel row {row * high} on or before"
+                )
+    return ""
 
 
 def _first_line(why: BaseException) -> str:

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from swath.data.check.finding import Finding
-from swath.data.check.layout import Member
+from swath.data.check.layout import SENSOR_WORDS, TIME_WORDS, Member, words
 from swath.data.check.survey import Check, Survey
 
 
 def _run(survey: Survey) -> Iterator[Finding]:
     images, labels = survey.layout.groups("image"), survey.layout.groups("label")
     yield from _twice(survey.layout.members)
+    yield from _strayed(images)
+    yield from _strayed(labels)
     label_keys = {m.key for ms in labels.values() for m in ms}
     image_keys = {m.key for ms in images.values() for m in ms}
     if labels:
@@ -26,8 +28,8 @@ def _run(survey: Survey) -> Iterator[Finding]:
         )  # fmt: skip
     for folder in survey.layout.empty if not labels and not survey.layout.lacking else ():
         yield Finding(
-            "pairing", "warning", folder, "is called as a folder of labels and holds none: the images are unlabelled",
-            remedy="add the labels, or remove the folder",
+            "pairing", "error", folder, "is called as a folder of labels and holds none: no image has its label",
+            value=0, remedy="add the labels; or remove the folder, and the images are unlabelled on purpose",
         )  # fmt: skip
 
 
@@ -77,6 +79,24 @@ def _twice(members: list[Member]) -> Iterator[Finding]:
                 "pairing", "error", same[1].file, f"is a duplicate of the {role} key '{same[0].key}': {names}{extra}",
                 value=same[0].key, remedy="keep one file a key",
             )  # fmt: skip
+
+
+def _strayed(groups: dict[str, list[Member]]) -> Iterator[Finding]:
+    """A folder inside a folder of the same kind that repeats a few of its keys: copies, not another sensor."""
+    for name, members in groups.items():
+        for inner in (g for g in groups if g.startswith(f"{name}/") or name == "."):
+            own = {m.key.lower(): m for m in members}
+            again = [m for m in groups[inner] if m.key.lower() in own]
+            said = set(words(PurePosixPath(inner).name)) & (set(SENSOR_WORDS) | TIME_WORDS)
+            if inner == name or said or 2 * len(again) > len(own):
+                continue
+            for m in again:
+                first = own[m.key.lower()]
+                yield Finding(
+                    "pairing", "error", m.file,
+                    f"is a duplicate of the {m.role} key '{first.key}': {first.file}, {m.file}",
+                    value=first.key, remedy="keep one file a key",
+                )  # fmt: skip
 
 
 def _keys(stems: Counter[tuple[str, str]], group: str) -> int:
