@@ -117,6 +117,20 @@ def test_the_adapter_rebuilds_what_made_the_weights(case):
         assert twin.plan == (replace(plan, day_scale=1.0) if case.startswith("olmo") else plan)
 
 
+def test_a_tube_of_frames_runs():
+    """A model whose tubes span two frames has no answer for one frame, and every other one."""
+    shape = {"img_size": 16, "num_frames": 4, "patch_size": [2, 8, 8], "in_chans": 3, "embed_dim": 24, "depth": 2,
+             "num_heads": 3, "decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2, "mlp_ratio": 2,
+             "coords_encoding": ["location"]}  # fmt: skip
+    meta = {"reference": "terratorch PrithviMAE", "config": shape}
+    oracle = ORACLES.get("prithvi")
+    module = oracle.build(meta, {"decoder.x": torch.zeros(1)}).eval()
+    inputs = {"x": torch.randn(2, 3, 4, 16, 16), "location_coords": torch.zeros(2, 2), "noise": torch.rand(2, 8)}
+    out = oracle.run(module, meta, inputs)
+    assert out["features.1"].shape == (2, 9, 24) and out["mae.pred"].shape == inputs["x"].shape
+    assert "single_frame.features_last" not in out
+
+
 def test_minkowski_kernels_turn_back():
     own, official, family, meta = mpmae()
     oracle = ORACLES.get(family)

@@ -51,8 +51,9 @@ def _run(module: nn.Module, meta: Meta, inputs: Tensors) -> dict[str, Tensor]:
     out["image_features.-1"] = flat.reshape(b, grid[0] * d, *grid[1:])
     out["features_last_no_coords"] = last(x, None, None)
     out["features_last_time_only"] = last(x, dates, None)
-    first = None if dates is None else dates[:, :1]
-    out["single_frame.features_last"] = last(x[:, :, :1], first, places)
+    if model.shape.patch[0] == 1:  # a tube of several frames has no model of one
+        first = None if dates is None else dates[:, :1]
+        out["single_frame.features_last"] = last(x[:, :, :1], first, places)
     for name in wanted(meta):
         if crop := re.fullmatch(r"features_last_(\d+)x(\d+)", name):
             h, w = int(crop[1]), int(crop[2])
