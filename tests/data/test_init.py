@@ -67,6 +67,34 @@ def test_unnamed_bands_are_scaled_and_said_to_be_unknown(tmp_path):
     assert set(label.value[label.valid].tolist()) == {0, 1} and not label.valid.all()
 
 
+def test_images_of_several_sizes_are_cut_to_one(tmp_path):
+    for i in range(12):
+        size = (16, 48 + 10 * (i % 2), 61)
+        write(tmp_path / "images" / f"{i}.tif", np.full((4, *size[1:]), 1500 + 50 * i, "uint16"))
+        write(tmp_path / "masks" / f"{i}.tif", np.arange(size[1] * size[2]).reshape(1, *size[1:]).astype("uint8") % 2)
+    done = start(tmp_path, "segment", Hints("sentinel2-l2a", S2))
+    assert yaml.safe_load(done.run.read_text())["augment"]["crop"] == 48
+    assert any("differ in size" in a for a in done.assumed)
+    again = start(tmp_path, "pretrain", Hints("sentinel2-l2a", S2), tmp_path / "o")
+    assert "crop" not in again.run.read_text() and not any("size" in a for a in again.assumed)
+
+
+def test_maps_in_a_folder_of_their_own_name(tmp_path):
+    for i in range(12):
+        write(tmp_path / "images" / f"{i}.tif", np.full((4, 16, 16), 1500 + 50 * i, "uint16"), names=S2_NAMES)
+        write(tmp_path / "heights" / f"{i}.tif", np.full((1, 16, 16), 0.5 + i, "float32"))
+        write(tmp_path / "dem" / f"{i}.tif", np.full((1, 16, 16), 300.0, "float32"))
+    done = start(tmp_path, "regress", Hints())
+    assert any("heights" in a for a in done.assumed)
+    sample = open_source(yaml.safe_load(done.run.read_text())["data"]).sample(0)
+    assert set(sample.layers) == {"sentinel2-l2a", "copdem"} and sample.labels["label"].kind == "map"
+    done.card.unlink()
+    for i in range(12):  # which of the two?
+        write(tmp_path / "biomass" / f"{i}.tif", np.full((1, 16, 16), 0.5 + i, "float32"))
+    with pytest.raises(UserError, match="needs a label"):
+        start(tmp_path, "regress", Hints(), tmp_path / "p")
+
+
 def test_splits_of_neighbours_stay_together(tmp_path):
     for i in range(40):
         place = (500000 + (i % 20) * 320, 5000000 - (i // 20) * 320)

@@ -49,4 +49,9 @@ def command(
         note(f"note: {line}")
     answer({k: v for k, v in facts.items() if v is not None}, False)
     say()
-    say(f"next: swath map {found.packed} SCENE.tif --out map.tif")
+    mapped = found.record["card"]["label"]["kind"] in ("mask", "map", "boxes")
+    say(
+        f"next: swath map {found.packed} SCENE.tif --out map.tif"
+        if mapped
+        else f"next: swath predict {found.packed} DATA"
+    )

@@ -29,6 +29,7 @@ LABEL_WORDS = {
 TARGET_WORDS = {"hr", "hires", "highres", "clear", "cloudfree", "reference", "references"}
 """Folders of the images that a task on images answers with."""
 IMAGES = ("superres", "gapfill")
+DENSE = ("segment", "regress")
 OBJECTS = ("instances", "boundaries")
 """Tasks on objects with masks."""
 IMAGE_WORDS = {"image", "images", "img", "imgs", "chips", "inputs", "rasters", "scenes", "tiles"}
@@ -132,7 +133,7 @@ def _divide(
 ) -> tuple[Found, list[LabelCard]]:
     """Images (path, files, folder) and labels, by the names of folders or by the ends of file names."""
     words = LABEL_WORDS | (TARGET_WORDS if hints.task in IMAGES else set())
-    labelled = {s: p for s, p in groups.items() if _is(words, s)}
+    labelled = {s: p for s, p in groups.items() if _is(words, s)} or _beside(root, groups, hints, notes)
     rest = {s: p for s, p in groups.items() if s not in labelled}
     if not rest:
         raise UserError("there are labels but no images", where=str(root), remedy="images belong in images/")
@@ -164,6 +165,23 @@ def _divide(
     if not labels:
         labels = _loose_labels(root, names, (sorted(seen), hints.task), notes)
     return sorted(images), labels
+
+
+def _beside(root: Path, groups: Groups, hints: Hints, notes: list[Note]) -> Groups:
+    """`heights/KEY.tif` beside `images/KEY.tif`: the one folder of single bands that has the images' keys and the name
+    of no sensor, for tasks that take a mask or a map."""
+    if hints.task not in DENSE or hints.pattern:
+        return {}
+    images = {_stem(p) for s, paths in groups.items() if _is(IMAGE_WORDS, s) for p in paths}
+    found = {
+        s: p for s, p in groups.items()
+        if s and not _is(IMAGE_WORDS, s) and not any(map(sensor_of, s))
+        and len(images & {_stem(x) for x in p}) > len(p) / 2 and info(root / p[0]).count == 1
+    }  # fmt: skip
+    if len(found) != 1:
+        return {}
+    notes.append(Note(f"labels: the rasters in {'/'.join(next(iter(found)))}", False))
+    return found
 
 
 def _by_pattern(root: Path, groups: Groups, pattern: str) -> tuple[Found, set[str]]:

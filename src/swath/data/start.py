@@ -92,11 +92,15 @@ def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder:
         file = "splits.json" if target == root.resolve() else str(target / "splits.json")
         card = replace(card, splits=SplitCard(splits.rule, file, {k: len(v) for k, v in splits.keys.items()}))
         writes[target / "splits.json"] = json.dumps(splits.keys, indent=0)
+    crop = 0
     if not kept.is_file():
         if target != root.resolve():  # a card that lies elsewhere says where the files are
             card = replace(card, layout={**card.layout, "path": str(root.resolve())})
         looked = _look(root, card, index, splits.keys)
         notes += looked.notes
+        crop = looked.crop if task != UNLABELLED else 0
+        if crop:
+            notes.append(Note(f"images differ in size: training cuts squares of {crop} pixels", False))
         card = replace(card, samples=len(index.items), statistics=looked.statistics)
         writes[card_path] = card_text(card, notes)
     data = {"kind": "folder", "path": str(root.resolve()), "card": str(card_path)}
@@ -105,6 +109,8 @@ def start(root: Path, task: str, hints: Hints, out: Path | None = None, encoder:
         notes.append(Note("one number a sample: the task is 'scalar'"))
     what = {"kind": task, **({"label": card.labels[0].name} if len(card.labels) > 1 else {})}
     run = run_of(data, card.name, what, encoder, len(splits.keys.get("train", index.items)))
+    if crop:
+        run["augment"] = {**run.get("augment", {}), "crop": crop}
     writes[target / "run.yaml"] = run_text(run, notes)
     write(writes)
     facts = {
@@ -139,7 +145,7 @@ def _label_for(root: Path, card: Card, task: str, index: Index, notes: list[Note
             where=str(root),
             remedy="add such a label to card.toml, or remove that file to let the folder be looked at anew"
             if (root / "card.toml").is_file()
-            else "put masks into masks/KEY.tif, classes into one folder each, or write a card for other labels",
+            else "put masks or maps into labels/KEY.tif, classes into one folder each, or write a card for others",
         )
     labels = tuple(_classes(root, x, index, notes) for x in (*fits, *(y for y in card.labels if y not in fits)))
     return replace(card, labels=labels)
@@ -277,6 +283,8 @@ class Looked:
 
     statistics: dict[str, Any]
     notes: list[Note]
+    crop: int = 0
+    """The side that fits into all of them, where they differ in size."""
 
 
 def _look(root: Path, card: Card, index: Index, splits: Mapping[str, Sequence[str]]) -> Looked:
@@ -291,11 +299,13 @@ def _look(root: Path, card: Card, index: Index, splits: Mapping[str, Sequence[st
     rest = rest[:: max(1, len(rest) // 50)][:50] if any(x.sensor.startswith("sentinel2") for x in card.layers) else []
     sums: dict[str, Any] = {}
     lows: dict[str, list[tuple[str, Any]]] = {}
+    sizes: dict[str, set[tuple[int, int]]] = {}
     wanted = {x.id: list(card.stored(x).names) for x in card.layers}
     bare = FolderSource(root, replace(card, labels=()))
     bare.index = index
     for n, i in enumerate((*rows, *rest)):
         for name, layer in bare.sample(i, wanted).layers.items():
+            sizes.setdefault(name, set()).add((layer.shape[3], layer.shape[4]))
             if n < len(rows):
                 values = layer.x[0].double().movedim(1, 0)[:, layer.valid[0, :, 0]]
                 held = sums.setdefault(name, [0, 0.0, 0.0])
@@ -313,7 +323,16 @@ def _look(root: Path, card: Card, index: Index, splits: Mapping[str, Sequence[st
             std = np.sqrt(np.maximum(s2 / n - mean**2, 0.0))
             out[name] = {"pixels": int(n), "mean": _short(mean), "std": _short(std)}
     mixed = (_mixed(card, name, told) for name, told in lows.items())
-    return Looked(out, [note for note in mixed if note is not None])
+    return Looked(out, [note for note in mixed if note is not None], _crop(sizes))
+
+
+def _crop(sizes: Mapping[str, set[tuple[int, int]]]) -> int:
+    """The side of a square that fits into every sample's finest layer (in whole patches where there is room); 0 where
+    samples are of one size."""
+    if all(len(s) < 2 for s in sizes.values()):
+        return 0
+    side = max(min(min(size) for size in s) for s in sizes.values())
+    return side // 16 * 16 if side >= 32 else side
 
 
 def _mixed(card: Card, name: str, lows: Sequence[tuple[str, Any]]) -> Note | None:
