@@ -7,11 +7,14 @@ import tiny_adapt as tiny
 import torch
 from test_tune import make
 
-from swath.adapt.detail import Planes, moment_count, moments
+from swath.adapt.build import Recipe, assemble
+from swath.adapt.detail import NEAR, Planes, around, moment_count, moments
 from swath.adapt.prepare import prepare
 from swath.adapt.tune import tune
+from swath.core import config
 from swath.core.batch import Batch, Label, Layer, Where
 from swath.core.errors import SwathWarning
+from swath.models import build_encoder
 from swath.train import LoopConfig, optim
 
 
@@ -156,6 +159,48 @@ def test_one_constant_band_does_not_blow_up():
     planes = Planes({tiny.SENSOR.id: dict.fromkeys(tiny.SENSOR.names, (0.3, 0.1))}, 1)
     planes.whiten([batch[i] for i in range(6)])
     assert planes(batch, (16, 16)).abs().max() <= 8
+
+
+def test_means_around_a_pixel_are_over_what_is_seen():
+    g = torch.Generator().manual_seed(3)
+    x, seen = torch.randn(2, 3, 9, 8, generator=g), torch.rand(2, 1, 9, 8, generator=g) < 0.6
+    for side, found in zip(NEAR, around(torch.where(seen, x, 0.0), seen), strict=True):
+        r = side // 2
+        for row, col in ((0, 0), (4, 3), (8, 7)):
+            square = (slice(None), slice(None), slice(max(0, row - r), row + r + 1), slice(max(0, col - r), col + r + 1))
+            some = seen[square].float()
+            want = (x[square] * some).sum((2, 3)) / some.sum((2, 3)).clamp_min(1)
+            torch.testing.assert_close(found[:, :, row, col], want, atol=1e-5, rtol=1e-5)
+
+
+def test_logarithms_of_what_is_positive_tell_light_from_cover():
+    """Half the light takes the same off all logarithms, whatever is lit; a mean below zero (decibels) has none."""
+    known = {tiny.SENSOR.id: dict.fromkeys(tiny.SENSOR.names, (0.3, 0.06)), "sentinel1-rtc": {"vv": (-12.0, 3.0)}}
+    planes = Planes(known, 1, wide=True)
+    assert planes.logs == {tiny.SENSOR.id: [0, 1, 2, 3], "sentinel1-rtc": []}
+    assert planes.width == (4 + 4 + 2 * 4 + 1) + (1 + 2 * 1 + 1)
+    batch = alike(2)
+    x = batch.layers[tiny.SENSOR.id].x
+    near = planes.values(Batch({tiny.SENSOR.id: Layer.of(tiny.SENSOR, 0.3 + 0.001 * x)}, batch.where), tiny.SENSOR.id)[0]
+    torch.testing.assert_close(near[:, :4], near[:, 4:8], atol=2e-3, rtol=2e-2)
+    bright = torch.rand_like(x) * 0.3 + 0.4
+    whole, half = (
+        planes.values(Batch({tiny.SENSOR.id: Layer.of(tiny.SENSOR, v)}, batch.where), tiny.SENSOR.id)[0]
+        for v in (bright, bright / 2)
+    )
+    lost = whole - half
+    assert lost[:, 4:8].std() / lost[:, 4:8].mean() < 0.5 * lost[:, :4].std() / lost[:, :4].mean()
+
+
+def test_bundles_of_before_see_bands_alone(tmp_path):
+    ready = prepare(make(tmp_path, task="segment"), tiny.TinySource("mask"))
+    assert ready.recipe.wide
+    told = config.plain(ready.recipe)
+    del told["wide"]
+    old = config.parse(told, Recipe)
+    task = assemble(old, build_encoder(old.encoder))
+    assert not old.wide and task.head.detail.planes.width == 4 + 1
+    assert ready.task.head.detail.planes.width == 4 + 4 + 8 + 1
 
 
 CHIP_TASKS = {"classify": "class", "series": "class", "multilabel": "tags", "scalar": "scalar"}

@@ -26,7 +26,8 @@ from swath.models.inputs import Adaptation
 class Recipe:
     """The choices of a run and the numbers derived from its data (see `task.Context` for their meaning).
 
-    `guide` names the sensor and band positions that a super-resolution answer starts from.
+    `guide` names the sensor and band positions that a super-resolution answer starts from; `wide` is what `Planes` read
+    (bundles of before do not say it: bands alone).
     """
 
     encoder: Annotated[EncoderConfig, ENCODERS]
@@ -47,6 +48,7 @@ class Recipe:
     )
     guide: tuple[str, tuple[int, ...]] | None = None
     small: float = 0.0
+    wide: bool = False
 
 
 SLIM = 32
@@ -75,6 +77,7 @@ def assemble(recipe: Recipe, base: nn.Module) -> TaskModule:
     context = Context(
         recipe.label, encoder, recipe.decoder, recipe.weights, recipe.centre, recipe.scale,
         recipe.ratio, recipe.statistics, recipe.size, recipe.dates, recipe.guide, recipe.small,
+        recipe.wide,
     )  # fmt: skip
     task = recipe.task.build(context)
     if isinstance(recipe.tuning, KNN):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swath.adapt.task import Statistics, finest, observed
+from swath.adapt.task import Context, Statistics, finest, observed
 from swath.core.batch import Batch, Layer
 from swath.core.errors import SwathWarning
 
@@ -31,6 +31,8 @@ ALONE = 0.5
 """Share of training samples whose pixels must do without the tokens: from few chips an encoder learns chips by heart,
 and pixels that never stood alone would follow it."""
 _YEAR = 365.2425
+NEAR = (3, 7)
+"""Sides of the squares whose means stand beside a pixel's own values."""
 FLOOR = 1e-3
 """Variance (of standardised values) below which a difference between bands is noise, and is not blown up."""
 PIXELS = 1000
@@ -67,27 +69,33 @@ class Planes(nn.Module):
     Bands say nearly the same thing, and what tells one cover from another is a small difference between them: layers
     of pixels would need thousands of steps to find it. `whiten` turns and scales each sensor's moments by the training
     split's covariance, V diag(v)^-1/2 (m - mean), so that every difference counts the same from the first step.
+
+    What is whitened is more than the bands (`wide`): the logarithms of quantities that are positive, as slopes and
+    haze scale all bands of a pixel and a ratio of bands stays; and means over small squares around a pixel, as a
+    neighbourhood says nearly what its pixel says, too.
     """
 
-    def __init__(self, statistics: Statistics, steps: int) -> None:
+    def __init__(self, statistics: Statistics, steps: int, wide: bool = False) -> None:
         super().__init__()
         self.statistics = {k: dict(v) for k, v in statistics.items()}
-        self.count = moment_count(steps)
-        self.width = sum(self.count * (len(v) + 1) for v in self.statistics.values())
-        for i, bands in enumerate(self.statistics.values()):
-            wide = self.count * len(bands)
-            self.register_buffer(f"middle{i}", torch.zeros(wide))
-            self.register_buffer(f"turn{i}", torch.eye(wide))
+        self.count, self.wide = moment_count(steps), wide
+        self.logs = {k: [i for i, (m, _) in enumerate(v.values()) if wide and m > 0] for k, v in statistics.items()}
+        self.width = 0
+        for i, (name, bands) in enumerate(self.statistics.items()):
+            held = self.count * (len(bands) + len(self.logs[name])) + (len(NEAR) * len(bands) if wide else 0)
+            self.width += held + self.count
+            self.register_buffer(f"middle{i}", torch.zeros(held))
+            self.register_buffer(f"turn{i}", torch.eye(held))
 
     def forward(self, batch: Batch, size: tuple[int, int]) -> Tensor:
         planes: list[Tensor] = []
-        for i, (name, bands) in enumerate(self.statistics.items()):
+        for i, name in enumerate(self.statistics):
+            middle, turn = cast("Tensor", getattr(self, f"middle{i}")), cast("Tensor", getattr(self, f"turn{i}"))
             if name not in batch.layers:
-                wide = self.count * (len(bands) + 1)
-                planes.append(batch.where.lonlat.new_zeros(len(batch), wide, *size, dtype=torch.float32))
+                held = len(middle) + self.count
+                planes.append(batch.where.lonlat.new_zeros(len(batch), held, *size, dtype=torch.float32))
                 continue
             values, shown = self.values(batch, name)
-            middle, turn = cast("Tensor", getattr(self, f"middle{i}")), cast("Tensor", getattr(self, f"turn{i}"))
             turned = torch.einsum("oi,bihw->bohw", turn, values - middle.view(-1, 1, 1)).clamp(-8.0, 8.0)
             seen = batch.layers[name].valid.any(1)
             found = torch.cat([torch.where(seen, turned, 0.0), shown], 1)
@@ -96,13 +104,19 @@ class Planes(nn.Module):
         return torch.cat(planes, 1)
 
     def values(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
-        """A layer's moments of standardised values (B, count * C, H, W), and of which dates show a pixel."""
-        layer, bands = batch.layers[name], self.statistics[name]
+        """A layer's moments of standardised values (B, K, H, W), and of which dates show a pixel."""
+        layer, bands, logs = batch.layers[name], self.statistics[name], self.logs[name]
         mean = layer.x.new_tensor([m for m, _ in bands.values()]).view(-1, 1, 1)
         std = layer.x.new_tensor([s for _, s in bands.values()]).view(-1, 1, 1)
-        x = torch.where(layer.valid, (layer.x - mean) / std, 0.0).clamp(-8.0, 8.0)
+        x = (layer.x - mean) / std
+        if logs:
+            x = torch.cat([x, _log(layer.x[:, :, logs], mean[logs], std[logs])], 2)
+        x = torch.where(layer.valid, x, 0.0).clamp(-8.0, 8.0)
         found = moments(layer, x, self.count).unflatten(1, (self.count, -1))
-        return found[:, :, : len(bands)].flatten(1, 2), found[:, :, len(bands)]
+        told, shown = found[:, :, :-1].flatten(1, 2), found[:, :, -1]
+        if not self.wide:
+            return told, shown
+        return torch.cat([told, *around(found[:, 0, : len(bands)], layer.valid.any(1))], 1), shown
 
     @torch.no_grad()
     def whiten(self, samples: Sequence[Batch]) -> None:
@@ -127,6 +141,23 @@ class Planes(nn.Module):
             cast("Tensor", getattr(self, f"turn{i}")).copy_(turn)
 
 
+def _log(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Logarithms of positive values, as standardised values are where both are near the mean."""
+    least = torch.maximum(mean, std) / 5.0
+    return ((x.clamp_min(0.0) + least) / (mean + least)).log() * (mean + least) / std
+
+
+def around(x: Tensor, seen: Tensor) -> list[Tensor]:
+    """Means (B, C, H, W) over the seen pixels of squares around each pixel."""
+    weight = seen.to(x.dtype)
+    both = torch.cat([x * weight, weight], 1)
+    found: list[Tensor] = []
+    for side in NEAR:
+        mean = F.avg_pool2d(both, side, 1, side // 2)
+        found.append(mean[:, :-1] / mean[:, -1:].clamp_min(1e-6))
+    return found
+
+
 def _seen_pixels(values: Tensor, layer: Layer) -> Tensor:
     """Moments (N, K) of pixels that some date shows, thinned."""
     found = values.movedim(1, -1)[layer.valid.any(1)[:, 0]]
@@ -144,9 +175,9 @@ class Detail(nn.Module):
     """A decoder's map, refined with the input's own pixels: each pixel's spectrum and season through layers of its own
     (what a forest on pixels sees), its edges, and a little U-Net that joins the decoder's map at the second scale."""
 
-    def __init__(self, statistics: Statistics, steps: int, given: int, width: int) -> None:
+    def __init__(self, context: Context, given: int, width: int) -> None:
         super().__init__()
-        self.planes = Planes(statistics, steps)
+        self.planes = Planes(context.statistics, context.dates, context.wide)
         wide = 2 * width
         self.pixel = nn.Sequential(_conv(self.planes.width, wide, 1), _conv(wide, wide, 1), _conv(wide, wide, 1))
         self.enter, self.edge = _conv(wide, width, 1), _conv(width, width)
@@ -171,9 +202,9 @@ class Summary(nn.Module):
     """What a chip's pixels say together: each pixel's spectrum and season through layers of its own, then their mean
     over the pixels that are seen (Deep Sets, arXiv:1703.06114). A share of the chip is such a mean."""
 
-    def __init__(self, statistics: Statistics, steps: int, width: int) -> None:
+    def __init__(self, context: Context, width: int) -> None:
         super().__init__()
-        self.planes, self.width = Planes(statistics, steps), 2 * width
+        self.planes, self.width = Planes(context.statistics, context.dates, context.wide), 2 * width
         wide = self.width
         self.pixel = nn.Sequential(_conv(self.planes.width, wide, 1), _conv(wide, wide, 1), _conv(wide, wide, 1))
 
@@ -188,10 +219,10 @@ class Summary(nn.Module):
 class PixelPyramid(nn.Module):
     """Features of the input's own pixels, added to every level of a pyramid of these strides (powers of two)."""
 
-    def __init__(self, statistics: Statistics, steps: int, strides: Sequence[float], widths: tuple[int, int]) -> None:
+    def __init__(self, context: Context, strides: Sequence[float], widths: tuple[int, int]) -> None:
         super().__init__()
         own, out = widths
-        self.planes = Planes(statistics, steps)
+        self.planes = Planes(context.statistics, context.dates, context.wide)
         first, wide = max(1, round(strides[0])), 2 * own
         entry: list[nn.Module] = [_conv(self.planes.width, wide, 1), _conv(wide, wide, 1), _conv(wide, own)]
         while first > 1:

@@ -36,7 +36,7 @@ class Vector(nn.Module):
         super().__init__()
         width = as_encoder(context.encoder).spec.pooled
         self.norm, self.drop = nn.LayerNorm(width), nn.Dropout(dropout)
-        self.detail = Summary(context.statistics, context.dates, detail) if detail else None
+        self.detail = Summary(context, detail) if detail else None
         if self.detail is not None:
             self.level = nn.LayerNorm(self.detail.width)
         self.linear = nn.Linear(width + (self.detail.width if self.detail is not None else 0), outputs)
@@ -66,7 +66,7 @@ class Dense(nn.Module):
     ) -> None:
         super().__init__()
         self.decoder, width = decoder_for(context, levels)
-        self.detail = Detail(context.statistics, context.dates, width, detail) if detail else None
+        self.detail = Detail(context, width, detail) if detail else None
         self.drop, self.conv = nn.Dropout2d(dropout), nn.Conv2d(detail or width, outputs, 1)
         nn.init.zeros_(cast("Tensor", self.conv.bias))
 
@@ -92,7 +92,7 @@ class Refine(nn.Module):
         super().__init__()
         self.decoder, given = decoder_for(context, levels)
         self.enter = nn.Conv2d(given, width, 1)
-        self.planes = Planes(context.statistics, context.dates)
+        self.planes = Planes(context.statistics, context.dates, context.wide)
         self.body = nn.Sequential(
             nn.Conv2d(width + outputs + 1 + self.planes.width, width, 3, padding=1), nn.GELU(),
             nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, outputs, 1),

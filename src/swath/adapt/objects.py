@@ -79,7 +79,7 @@ class Objects(TaskModule):
             self.strides.insert(0, self.strides[0] / 2)
             self.finer.append(block(options.width, options.width))
         self.pixels = (
-            PixelPyramid(context.statistics, context.dates, self.strides, (options.detail, options.width))
+            PixelPyramid(context, self.strides, (options.detail, options.width))
             if options.detail
             else None
         )

@@ -306,6 +306,7 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
         dates=steps, size=finest(first), ratio=label_ratio(first, first.labels[label.name]),
         weights=balance(seen.counts) if balanced else (), centre=seen.centre, scale=seen.scale,
         statistics=seen.statistics, guide=_guide(label, first), small=seen.small,
+        wide=True,
     )  # fmt: skip
     torch.manual_seed(run.loop.seed)
     module = assemble(recipe, encoder)

@@ -45,6 +45,7 @@ class Context:
     dates: int = 1
     guide: tuple[str, tuple[int, ...]] | None = None
     small: float = 0.0
+    wide: bool = False
 
 
 def with_statistics(batch: Batch, statistics: Statistics) -> Batch:
