@@ -167,7 +167,7 @@ def test_means_around_a_pixel_are_over_what_is_seen():
     for side, found in zip(NEAR, around(torch.where(seen, x, 0.0), seen), strict=True):
         r = side // 2
         for row, col in ((0, 0), (4, 3), (8, 7)):
-            square = (slice(None), slice(None), slice(max(0, row - r), row + r + 1), slice(max(0, col - r), col + r + 1))
+            square = (..., slice(max(0, row - r), row + r + 1), slice(max(0, col - r), col + r + 1))
             some = seen[square].float()
             want = (x[square] * some).sum((2, 3)) / some.sum((2, 3)).clamp_min(1)
             torch.testing.assert_close(found[:, :, row, col], want, atol=1e-5, rtol=1e-5)
@@ -181,14 +181,14 @@ def test_logarithms_of_what_is_positive_tell_light_from_cover():
     assert planes.width == (4 + 4 + 2 * 4 + 1) + (1 + 2 * 1 + 1)
     batch = alike(2)
     x = batch.layers[tiny.SENSOR.id].x
-    near = planes.values(Batch({tiny.SENSOR.id: Layer.of(tiny.SENSOR, 0.3 + 0.001 * x)}, batch.where), tiny.SENSOR.id)[0]
+
+    def values(x):
+        return planes.values(Batch({tiny.SENSOR.id: Layer.of(tiny.SENSOR, x)}, batch.where), tiny.SENSOR.id)[0]
+
+    near = values(0.3 + 0.001 * x)
     torch.testing.assert_close(near[:, :4], near[:, 4:8], atol=2e-3, rtol=2e-2)
     bright = torch.rand_like(x) * 0.3 + 0.4
-    whole, half = (
-        planes.values(Batch({tiny.SENSOR.id: Layer.of(tiny.SENSOR, v)}, batch.where), tiny.SENSOR.id)[0]
-        for v in (bright, bright / 2)
-    )
-    lost = whole - half
+    lost = values(bright) - values(bright / 2)
     assert lost[:, 4:8].std() / lost[:, 4:8].mean() < 0.5 * lost[:, :4].std() / lost[:, :4].mean()
 
 

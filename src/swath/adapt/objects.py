@@ -78,11 +78,7 @@ class Objects(TaskModule):
         while context.small and self.strides[0] > max(FINEST, context.small * self.power / self.ratio / 2):
             self.strides.insert(0, self.strides[0] / 2)
             self.finer.append(block(options.width, options.width))
-        self.pixels = (
-            PixelPyramid(context, self.strides, (options.detail, options.width))
-            if options.detail
-            else None
-        )
+        self.pixels = PixelPyramid(context, self.strides, (options.detail, options.width)) if options.detail else None
         self.needs_pixels = options.detail > 0
         classes = len(context.label.classes)
         if options.head == "fcos":
