@@ -124,6 +124,21 @@ def test_class_folders_become_a_classification(tmp_path):
     assert [int(source.sample(i).labels["label"].value) for i in range(12)] == [0] * 6 + [1] * 6
 
 
+def test_classes_before_a_number_become_a_classification(tmp_path):
+    """`SeaLake_3.tif`, as EuroSAT and RESISC45 are delivered; said as an assumption. Times are no classes."""
+    for name in ("Forest", "Sea_Lake"):
+        for i in range(6):
+            write(tmp_path / "a" / "tif" / f"{name}_{i}.tif", np.full((3, 8, 8), 40 + i, "uint8"))
+            write(tmp_path / "b" / f"{'pre' if name == 'Forest' else 'post'}_{i}.tif", np.full((3, 8, 8), 40, "uint8"))
+    done = start(tmp_path / "a", "classify", Hints())
+    assert any("names begin with a class: Forest, Sea_Lake" in a for a in done.assumed)
+    source = open_source(tmp_path / "a")
+    assert source.labels["label"].classes == ("Forest", "Sea_Lake") and len(source) == 12
+    assert [int(source.sample(i).labels["label"].value) for i in range(12)] == [0] * 6 + [1] * 6
+    with pytest.raises(UserError, match="needs a label"):
+        start(tmp_path / "b", "classify", Hints())
+
+
 def test_the_verb(tmp_path):
     folder(tmp_path / "d", n=10)
     command = [sys.executable, "-m", "swath.cli", "init", str(tmp_path / "d"), "--task", "segment", "--json"]

@@ -73,13 +73,12 @@ def test_places_are_needed():
 
 
 def test_written_file_is_read_by_check(tmp_path):
-    from swath.data.check.layout import SPLITS
     from swath.data.check.lists import read_splits
 
     samples = world(60)
     found = split(samples, SplitRule("blocks", buffer_m=500))
     write(tmp_path / "splits.csv", samples, found)
-    (listed,) = read_splits(tmp_path, ["splits.csv"], set(samples.names), SPLITS)
+    (listed,) = read_splits(tmp_path, ["splits.csv"], set(samples.names))
     assert {k: len(v) for k, v in listed.splits.items()} == {k: len(v) for k, v in found.parts.items()}
 
 

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
 
 from swath.core.errors import UserError
 from swath.data.card import Card, LabelCard, LayerCard
-from swath.data.names import Fields, Pattern, counted_anew, day_of
+from swath.data.check.lists import LISTS, listed, read_splits
+from swath.data.names import SPLIT_WORDS, Fields, Pattern, counted_anew, day_of, split_called
 from swath.data.raster import RASTERS
 
 VECTORS = (".geojson", ".gpkg", ".parquet", ".geoparquet", ".shp", ".fgb")
 TABLES = (".csv", ".parquet")
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validate": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 @dataclass(frozen=True)
@@ -85,8 +72,9 @@ def file_pattern(path: str, suffixes: tuple[str, ...]) -> list[Pattern]:
     if "{" in path:
         return [Pattern(path)]
     base = f"{path.strip('/')}/" if path.strip("/") else ""
+    splits = "|".join(SPLIT_WORDS)
     return [Pattern(f"{base}{{key}}{s}") for s in suffixes] + [
-        Pattern(f"{base}{{split:{'|'.join(SPLIT_WORDS)}}}/{{key}}{s}") for s in suffixes
+        Pattern(f"{base}{{split:(?i:{splits})}}/{{key}}{s}") for s in suffixes
     ]
 
 
@@ -110,7 +98,7 @@ class _Collector:
 
     def key(self, found: Fields) -> str:
         split = found.get("split")
-        return f"{SPLIT_WORDS.get(split, split)}_{found.key}" if self.anew and split else found.key
+        return f"{split_called(split)}_{found.key}" if self.anew and split else found.key
 
     def once(self, identity: tuple[str, ...], path: str) -> bool:
         first = self._seen.setdefault(identity, path)
@@ -173,7 +161,7 @@ def _anew(files: list[str], layers: list[tuple[LayerCard, list[Pattern]]]) -> bo
     for path in files:
         found = next((m for _, patterns in layers for p in patterns if (m := p.match(path))), None)
         if found is not None and found.get("split") and "split" not in found.key:
-            keys.setdefault(SPLIT_WORDS.get(found.get("split"), found.get("split")), set()).add(found.key)
+            keys.setdefault(split_called(found.get("split")), set()).add(found.key)
     return counted_anew(keys)
 
 
@@ -231,10 +219,11 @@ class Placed:
 def placed(root: Path, card: Card, files: list[str] | None = None) -> dict[str, Placed]:
     """Every image and label file of the card, duplicates and those without a partner included."""
     names = scan(root) if files is None else files
-    got, splits = _collect(card, names), read_splits(root, card, names)
+    got = _collect(card, names)
+    splits = _splits(root, card, names, got)
     found: dict[str, Placed] = {}
     for key, assets in got.images.items():
-        split = splits.get(key) or SPLIT_WORDS.get(got.fields[key].get("split", ""), got.fields[key].get("split", ""))
+        split = splits.get(key) or split_called(got.fields[key].get("split", ""))
         split = card.splits.names.get(split, split)
         found |= {a.path: Placed(False, a.layer, key, split) for a in assets}
         found |= {path: Placed(True, name, key, split) for name, path in got.labels.get(key, {}).items()}
@@ -251,7 +240,7 @@ def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index
     names = scan(root) if files is None else files
     got = _collect(card, names)
     wanted = [x.name for x in _own_files(card)]
-    splits = read_splits(root, card, names)
+    splits = _splits(root, card, names, got)
     items: list[Item] = []
     lonely: list[str] = []
     for key in sorted(got.images):
@@ -261,7 +250,7 @@ def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index
             if not mine:
                 continue
         fields = got.fields[key]
-        split = splits.get(key) or SPLIT_WORDS.get(fields.get("split", ""), fields.get("split", ""))
+        split = splits.get(key) or split_called(fields.get("split", ""))
         split = card.splits.names.get(split, split)
         assets = [got.hidden_by(a, key) for a in got.images[key]]
         images = tuple(sorted(assets, key=lambda a: (a.layer, a.step, a.date or 0, a.band, a.path)))
@@ -298,30 +287,24 @@ def key_of(name: str) -> str:
     return stem
 
 
-def read_splits(root: Path, card: Card, names: list[str]) -> dict[str, str]:
-    """Key -> split from the card's split file, or from split.json, splits.csv or train/val/test.txt at the root."""
+def _splits(root: Path, card: Card, names: list[str], got: _Collector) -> dict[str, str]:
+    """Key -> split from the card's split file, or from whatever list lies at the root or one folder down."""
+    own = {x.path for x in card.labels}
+    stems = {Path(a.path).stem: key for key, assets in reversed(got.images.items()) for a in assets}
+    keys = {key: key for key in got.images}
     if card.splits.file:
-        return _split_file(root / card.splits.file)
-    present = set(names)
-    for name in ("split.json", "splits.json", "split.csv", "splits.csv"):
-        if name in present:
-            return _split_file(root / name)
+        lists = [listed(root / card.splits.file)]
+    else:
+        tables = [n for n in names if n.lower().endswith(LISTS) and n.count("/") < 2 and n not in own]
+        lists = read_splits(root, tables, {*stems, *keys})
     out: dict[str, str] = {}
-    for name in names:
-        folder, _, leaf = name.rpartition("/")
-        stem, dot, suffix = leaf.rpartition(".")
-        if folder in ("", "splits", "split") and dot and suffix in ("txt", "lst") and stem in SPLIT_WORDS:
-            for line in _text(root / name).splitlines():
-                if line.strip():
-                    _assign(out, key_of(line), SPLIT_WORDS[stem], root / name)
+    for one in lists:
+        for problem in one.problems:
+            raise UserError(problem, where=str(root / one.file))
+        for split, tokens in one.splits.items():
+            for token in tokens:
+                _assign(out, (stems | keys).get(token, token), split_called(split), root / one.file)
     return out
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as why:
-        raise UserError(f"the split file cannot be read: {why}", where=str(path)) from why
 
 
 def _assign(out: dict[str, str], key: str, split: str, path: Path) -> None:
@@ -331,30 +314,3 @@ def _assign(out: dict[str, str], key: str, split: str, path: Path) -> None:
             where=str(path),
             remedy="keep it in one of them",
         )
-
-
-def _split_file(path: Path) -> dict[str, str]:
-    out: dict[str, str] = {}
-    text = _text(path)
-    if path.suffix == ".csv":
-        rows = list(csv.DictReader(text.splitlines()))
-        columns = {c.lower(): c for c in (rows[0] if rows else {}) if c}
-        key = next((columns[c] for c in ("key", "id", "filename", "file", "name") if c in columns), "")
-        if not key or "split" not in columns:
-            raise UserError("a split table needs the columns key and split", where=str(path))
-        for row in rows:
-            split = row[columns["split"]]
-            _assign(out, key_of(row[key]), SPLIT_WORDS.get(split, split), path)
-        return out
-    try:
-        data: Any = json.loads(text)
-    except (ValueError, RecursionError) as why:
-        raise UserError(f"the split file is not JSON: {why}", where=str(path)) from why
-    if not isinstance(data, dict):
-        raise UserError("a split file maps split names to lists of keys", where=str(path))
-    for split, keys in cast("dict[str, Any]", data).items():
-        if not isinstance(keys, list):
-            raise UserError(f"the split '{split}' must be a list of keys", where=str(path))
-        for key in cast("list[Any]", keys):
-            _assign(out, key_of(str(key)), SPLIT_WORDS.get(split, split), path)
-    return out

@@ -10,12 +10,30 @@ from datetime import UTC, date, datetime
 from swath.core.errors import UserError
 
 RESERVED = ("date", "sensor", "band", "split", "class", "step", "any")
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "trn": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "tst": "test",
+}
 _FIELD = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 _DATES = {
     "date": r"\d{4}-\d{2}-\d{2}|\d{4}_\d{2}_\d{2}|\d{8}(?:T\d{6}Z?)?|\d{4}-\d{2}|\d{6}",
     "any": r".*?",
 }
 _EPOCH = date(1970, 1, 1)
+
+
+def split_called(word: str) -> str:
+    """The split that a word means in any spelling; the word itself where it is a name of the user's."""
+    return SPLIT_WORDS.get(word.lower(), word)
 
 
 def days(day: date) -> int:

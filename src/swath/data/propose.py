@@ -15,12 +15,12 @@ from swath.core.sensors import SENSORS
 from swath.data.card import Card, LabelCard, LayerCard
 from swath.data.check.layout import empty_folders
 from swath.data.identify import folder_word, identify, named, sensor_of
-from swath.data.index import SPLIT_WORDS, TABLES, VECTORS, scan
+from swath.data.index import TABLES, VECTORS, scan
 from swath.data.loose import VECTOR_FILES, coco_label, table_label, vector_label
-from swath.data.names import Pattern
+from swath.data.names import SPLIT_WORDS, Pattern
 from swath.data.probe import UNSEEN, darkest, displayed, judge, probe, sentinel
 from swath.data.raster import RASTERS, info
-from swath.data.series import merged, order_of, strip, tail_of
+from swath.data.series import ORDERS, merged, order_of, strip, tail_of
 
 LABEL_WORDS = {
     "mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "target", "targets",
@@ -35,6 +35,8 @@ OBJECTS = ("instances", "boundaries")
 IMAGE_WORDS = {"image", "images", "img", "imgs", "chips", "inputs", "rasters", "scenes", "tiles"}
 _IMAGE_TAIL = re.compile(r"^(?P<key>.+?)(?P<tail>[_.\-](?:image|img|sat|merged|chip|input))$", re.IGNORECASE)
 _LABEL_TAIL = re.compile(r"^(?P<key>.+?)(?P<tail>[_.\-](?:mask|label|labels|gt|annotation|target))$", re.IGNORECASE)
+_NAMED = re.compile(r"(.*[A-Za-z])_[0-9]+")
+TIMES = {word for order in ORDERS for word in order}
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,9 @@ def _divide(
             return pair
     if len(classes) == len(rest) >= 2 and not labels and len({len(s) for s in rest}) == 1:
         return _by_class(rest, notes)
+    named = _by_name(rest, notes) if hints.task == "classify" and not labels and not series else None
+    if named is not None and not _loose_labels(root, names, (sorted(seen), hints.task), []):
+        return named
     images: Found = [(_spec(s, p, image_tail + series), p, _folder(s)) for s, p in rest.items()]
     if not labels:
         labels = _loose_labels(root, names, (sorted(seen), hints.task), notes)
@@ -247,6 +252,19 @@ def _by_class(rest: dict[tuple[str, ...], list[str]], notes: list[Note]) -> tupl
     paths = [p for ps in rest.values() for p in ps]
     pattern = "/".join((*next(iter(rest))[:-1], "{folder}/{key}" + _suffix(paths)))
     return [(pattern, paths, "")], [LabelCard("class", classes=classes, column="folder")]
+
+
+def _by_name(rest: Groups, notes: list[Note]) -> tuple[Found, list[LabelCard]] | None:
+    """`CLASS_NUMBER.tif` in one folder: several words, each before many numbers."""
+    stems = [_stem(p) for paths in rest.values() for p in paths]
+    counts = Counter(m.group(1) for s in stems if (m := _NAMED.fullmatch(s)))
+    plain = len(rest) == 1 and counts.total() == len(stems) and min(counts.values(), default=0) > 1
+    if not plain or len(counts) < 2 or any(sensor_of(c) or c.lower() in TIMES for c in counts):
+        return None
+    shape, paths = next(iter(rest.items()))
+    notes.append(Note(f"names begin with a class: {', '.join(sorted(counts))}", False))
+    pattern = "/".join((*shape, "{name:[^/]*[A-Za-z]}_{key:[0-9]+}" + _suffix(paths)))
+    return [(pattern, paths, _folder(shape))], [LabelCard("class", classes=tuple(sorted(counts)), column="name")]
 
 
 def _raster_label(root: Path, found: tuple[str, list[str], Hints], order: int, notes: list[Note]) -> LabelCard:

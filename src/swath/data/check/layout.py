@@ -17,14 +17,12 @@ from pathlib import Path, PurePosixPath
 from swath.core.errors import UserError
 from swath.data.check.facts import Role
 from swath.data.check.lists import Legend, SplitList, read_dates, read_legend, read_splits
-from swath.data.names import counted_anew
+from swath.data.names import SPLIT_WORDS, counted_anew, split_called
 
 RASTERS = {".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".vrt", ".img"}
-TABLES = {".csv", ".txt", ".json", ".parquet", ".tsv", ".geojson"}
+TABLES = {".csv", ".txt", ".lst", ".json", ".parquet", ".tsv", ".geojson"}
 VECTORS = {".gpkg", ".fgb", ".shp", ".geoparquet"}
-LABELLING = (RASTERS | TABLES | VECTORS) - {".txt"}
-SPLITS = {"train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
-          "dev": "val", "test": "test", "testing": "test", "tst": "test"}  # fmt: skip
+LABELLING = (RASTERS | TABLES | VECTORS) - {".txt", ".lst"}
 LABEL_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "ground_truth",
                "target", "targets", "seg", "segmentation", "reference", "y", "agb", "lulc", "classes"}  # fmt: skip
 IMAGE_WORDS = {"image", "images", "img", "imgs", "data", "x", "chip", "chips", "scene", "scenes", "raster", "rasters",
@@ -95,7 +93,7 @@ def discover(root: Path) -> Layout:
     raw = _roles(raw, layout)
     layout.members = _per_split(_pair(raw, layout), layout)
     keys = {m.key for m in layout.members} | {PurePosixPath(m.file).stem for m in layout.members}
-    layout.lists = read_splits(root, tables, keys, SPLITS)
+    layout.lists = read_splits(root, tables, keys)
     layout.legend = read_legend(root, tables)
     layout.dates = read_dates(root, tables, keys)
     _spread_splits(layout)
@@ -142,8 +140,8 @@ def _place(name: str) -> Member:
     path = PurePosixPath(name)
     split, rest = "", []
     for part in path.parts[:-1]:
-        if part.lower() in SPLITS and not split:
-            split = SPLITS[part.lower()]
+        if part.lower() in SPLIT_WORDS and not split:
+            split = split_called(part)
         else:
             rest.append(part)
     role: Role = "image"

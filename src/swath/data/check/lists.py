@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from swath.core.errors import UserError
+from swath.data.names import SPLIT_WORDS, split_called
 
+LISTS = (".csv", ".tsv", ".json", ".txt", ".lst", ".parquet", ".geojson")
+MOST_BYTES = 64 << 20
 _SPLIT_COLUMNS = ("split", "subset", "partition", "fold_name", "tortilla:data_split", "set")
 _KEY_COLUMNS = ("key", "id", "name", "file", "filename", "file_name", "image", "image_id", "chip", "chip_id", "sample",
                 "path", "stem", "tile")  # fmt: skip
@@ -55,49 +58,65 @@ def _column(rows: list[dict[str, Any]], wanted: Iterable[str]) -> str | None:
     return next((names[w] for w in wanted if w in names), None)
 
 
-def read_splits(root: Path, tables: list[str], keys: set[str], names: Mapping[str, str]) -> list[SplitList]:
+def read_splits(root: Path, tables: list[str], keys: set[str]) -> list[SplitList]:
     """Split lists in any of the usual spellings; a table that names no known key is no split list."""
     found: list[SplitList] = []
     for file in tables:
+        stem = PurePosixPath(file).stem.lower()
         try:
-            splits = _splits_in(root / file, names, keys)
-        except (ValueError, OSError, csv.Error, UserError) as why:
-            if "split" in PurePosixPath(file).stem.lower():
+            splits = _splits_in(root / file, "split" in stem)
+        except (ValueError, OSError, RecursionError, csv.Error, UserError) as why:
+            if "split" in stem:
                 found.append(SplitList(file, {}, [f"the split list cannot be read: {why}"]))
             continue
-        if splits:
+        written = {t for tokens in splits.values() for t in tokens}
+        if written and len(written & keys) >= max(1, len(written) // 4):
             found.append(SplitList(file, splits))
     return found
 
 
-def _splits_in(path: Path, names: Mapping[str, str], keys: set[str]) -> dict[str, list[str]]:
+def listed(path: Path) -> SplitList:
+    """The list that somebody named: it has to be one, and its splits may be called anything."""
+    try:
+        splits = _splits_in(path, True)
+    except (ValueError, OSError, RecursionError, csv.Error) as why:
+        raise UserError(f"the split file cannot be read: {why}", where=str(path)) from why
+    if not splits:
+        raise UserError(
+            "the split file holds no split", where=str(path),
+            remedy='write {"train": [keys], "val": [...]} as JSON, or a table with the columns key and split',
+        )  # fmt: skip
+    return SplitList(path.name, splits)
+
+
+def _splits_in(path: Path, any_name: bool) -> dict[str, list[str]]:
     out: dict[str, list[str]] = defaultdict(list)
     suffix = path.suffix.lower()
-    own = next((names[w] for w in _tokens(path.stem) if w in names), "")
+    own = next((SPLIT_WORDS[w] for w in _tokens(path.stem) if w in SPLIT_WORDS), "")
     if suffix == ".json":
-        _from_json(json.loads(path.read_text(encoding="utf-8")), own, names, out)
+        _from_json(json.loads(path.read_text(encoding="utf-8")), own, any_name, out)
     elif suffix in (".csv", ".tsv", ".parquet", ".geojson"):
-        rows = rows_of(path)
+        rows = rows_of(path) if suffix != ".geojson" or path.stat().st_size < MOST_BYTES else []
         split, key = _column(rows, _SPLIT_COLUMNS), _column(rows, _KEY_COLUMNS)
         if split and key:
-            for row in rows:
-                said = str(row[split] or "").strip()
-                out[names.get(said.lower(), said)].append(_stem(str(row[key])))
+            said = [split_called(str(row[split] or "").strip()) for row in rows]
+            for row, name in zip(rows, said, strict=True) if any_name or set(said) & set(SPLIT_WORDS.values()) else ():
+                if name:
+                    out[name].append(_stem(str(row[key])))
         elif own and key:
             out[own] = [_stem(str(row[key])) for row in rows]
         elif own and suffix == ".csv":
             out[own] = [_stem(line.split(",")[0]) for line in path.read_text(encoding="utf-8").splitlines() if line]
     elif own:
         out[own] = [_stem(line.split()[0]) for line in path.read_text(encoding="utf-8").splitlines() if line.split()]
-    written = {t for tokens in out.values() for t in tokens}
-    return dict(out) if len(written & keys) >= max(1, len(written) // 4) else {}
+    return dict(out)
 
 
 def _tokens(text: str) -> list[str]:
     return [w for w in text.lower().replace("-", "_").replace(".", "_").split("_") if w]
 
 
-def _from_json(data: Any, own: str, names: Mapping[str, str], out: dict[str, list[str]]) -> None:
+def _from_json(data: Any, own: str, any_name: bool, out: dict[str, list[str]]) -> None:
     if isinstance(data, list):
         for item in cast(list[Any], data):
             if isinstance(item, str) and own:
@@ -107,19 +126,22 @@ def _from_json(data: Any, own: str, names: Mapping[str, str], out: dict[str, lis
                 key = next((row[k] for k in _KEY_COLUMNS if k in row), None)
                 said = next((row[k] for k in _SPLIT_COLUMNS if k in row), own)
                 if key is not None and said:
-                    out[names.get(str(said).lower(), str(said))].append(_stem(str(key)))
+                    out[split_called(str(said))].append(_stem(str(key)))
     elif isinstance(data, dict):
         table = cast(dict[str, Any], data)
-        inner = next((table[k] for k in ("splits", "split") if isinstance(table.get(k), dict)), table)
-        for name, value in cast(dict[str, Any], inner).items():
-            if isinstance(value, list) and name.lower() in names:
-                for item in cast(list[Any], value):
-                    text = (
-                        item if isinstance(item, str) else next((str(item[k]) for k in _KEY_COLUMNS if k in item), "")
-                    )
-                    out[names[name.lower()]].append(_stem(text))
-            elif isinstance(value, str) and value.lower() in names:
-                out[names[value.lower()]].append(_stem(name))
+        inner = cast(
+            dict[str, Any], next((table[k] for k in ("splits", "split") if isinstance(table.get(k), dict)), table)
+        )
+        usual = {n for n, v in inner.items() if isinstance(v, list) and n.lower() in SPLIT_WORDS}
+        for name, value in inner.items():
+            if isinstance(value, list) and (name in usual or (any_name and not usual)):
+                out[split_called(name)] += [_stem(_key_in(item)) for item in cast(list[Any], value)]
+            elif isinstance(value, str) and value.lower() in SPLIT_WORDS:
+                out[split_called(value)].append(_stem(name))
+
+
+def _key_in(item: Any) -> str:
+    return next((str(item[k]) for k in _KEY_COLUMNS if k in item), "") if isinstance(item, dict) else str(item)
 
 
 def read_legend(root: Path, tables: list[str]) -> Legend | None:

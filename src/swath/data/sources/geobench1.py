@@ -25,9 +25,8 @@ from swath.core.sensor import Sensor
 from swath.data.card import Card, LabelCard, LayerCard, find_card
 from swath.data.cards import CARDS
 from swath.data.decode import Storage, class_label, layer_of, map_label, mask_label, tags_label
-from swath.data.index import SPLIT_WORDS
 from swath.data.inert import unpickle
-from swath.data.names import day_of
+from swath.data.names import day_of, split_called
 from swath.data.place import where
 
 _DATED = re.compile(r"^(?P<name>.+?)_(?P<date>\d{4}[-_]\d{2}[-_]\d{2})$")
@@ -118,7 +117,7 @@ class GeobenchSource:
                     if seen.setdefault(key, split) != split:
                         raise UserError(f"'{key}' is in {seen[key]} and in {split}", where=str(path))
                     if key in place:
-                        out.setdefault(SPLIT_WORDS.get(split, split), []).append(place[key])
+                        out.setdefault(split_called(split), []).append(place[key])
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as why:
             raise UserError(f"the partition cannot be read: {why}", where=str(path)) from why
         return out

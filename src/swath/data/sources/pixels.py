@@ -21,9 +21,8 @@ from swath.core.errors import UserError
 from swath.core.sensor import Sensor
 from swath.data.card import Card, LayerCard, find_card
 from swath.data.decode import Pixels, Storage, layer_of
-from swath.data.index import SPLIT_WORDS
 from swath.data.labels import label_of
-from swath.data.names import day_of, days_of
+from swath.data.names import day_of, days_of, split_called
 from swath.data.place import where
 
 
@@ -113,7 +112,7 @@ class PixelsSource:
         """Indices by split; `all` where there is none."""
         out: dict[str, list[int]] = {}
         for i, split in enumerate(self.series.splits):
-            out.setdefault(SPLIT_WORDS.get(split, split or "all"), []).append(i)
+            out.setdefault(split_called(split) or "all", []).append(i)
         return out
 
     def sample(self, index: int, bands: Mapping[str, Sequence[str]] | None = None) -> Batch:

@@ -29,9 +29,8 @@ from swath.core.sensor import Sensor
 from swath.data.card import Card, LabelCard, LayerCard, find_card
 from swath.data.cards import CARDS
 from swath.data.decode import Pixels, Storage, class_label, layer_of, map_label, mask_label, scalar_label, tags_label
-from swath.data.index import SPLIT_WORDS
 from swath.data.labels import boxes_label
-from swath.data.names import day_of, days_of
+from swath.data.names import day_of, days_of, split_called
 from swath.data.place import where
 from swath.data.raster import grid_of, opened, read_open
 from swath.data.tortilla import Entry, arrays, blob, entries, gdal_path, hdf5, leaves, parts, split_of
@@ -109,7 +108,7 @@ class TortillaSource:
         """Indices by the split each row names."""
         out: dict[str, list[int]] = {}
         for i, row in enumerate(self._split_rows()):
-            name = self.card.splits.names.get(row) or SPLIT_WORDS.get(row, row or "all")
+            name = self.card.splits.names.get(row) or split_called(row) or "all"
             out.setdefault(name, []).append(i)
         return out
 
