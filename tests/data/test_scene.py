@@ -149,6 +149,33 @@ def test_windows_over_scenes_with_vector_labels_and_areas(tmp_path):
     np.testing.assert_allclose(source.sample(3).layers["sentinel2-l2a"].x[0, 0, 3], raw * 1e-4 - 0.1, atol=1e-6)
 
 
+@pytest.mark.parametrize("crs", ["EPSG:32631", "EPSG:4326"])
+@pytest.mark.parametrize("stride", [0, 20])
+def test_windows_of_different_splits_share_no_pixel(tmp_path, crs, stride):
+    """Without areas whole blocks of ground are dealt; windows moved back, strides and scenes that overlap leak none."""
+    gsd, origin = (10.0, (500000.0, 5000000.0)) if crs != "EPSG:4326" else (1e-4, (11.0, 48.0))
+    for i in range(2):  # two scenes that share a third of their ground
+        place = (origin[0] + 130 * gsd * i, origin[1])
+        write(tmp_path / f"s{i}.tif", image(203, 190, i), origin=place, gsd=gsd, crs=crs)
+    shapes = [box(origin[0], origin[1] - 99 * gsd, origin[0] + 99 * gsd, origin[1])]
+    geopandas.GeoDataFrame({"crop": ["wheat"]}, geometry=shapes, crs=crs).to_file(tmp_path / "fields.gpkg")
+    (tmp_path / "card.toml").write_text(CARD)
+    source = RastersConfig(str(tmp_path), size=32, stride=stride).build()
+    parts = source.splits()
+    shares = [len(parts[k]) / len(source) for k in ("train", "val", "test")]
+    assert shares[0] > 0.4 and min(shares) > 0.05 and "blocks of ground" in source.split_rule
+    seen = {}
+    for split, rows in parts.items():
+        for i in rows:
+            cut = source.cuts[i]
+            for row in range(cut.window.row, cut.window.row + 32):
+                for col in range(cut.window.col + 130 * cut.scene, cut.window.col + 130 * cut.scene + 32):
+                    assert seen.setdefault((row, col), split) == split
+    (tmp_path / "card.toml").write_text(CARD.split("[[label]]")[0])
+    bare = RastersConfig(str(tmp_path), size=32, stride=stride).build()
+    assert list(bare.splits()) == ["all"] and not bare.split_rule
+
+
 def test_a_file_of_nodata_alone_is_named_with_a_remedy_that_helps(tmp_path):
     write(tmp_path / "a.tif", np.zeros((4, 40, 30), "uint16"))
     with pytest.raises(UserError, match="no observed pixel") as caught:

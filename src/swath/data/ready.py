@@ -36,6 +36,8 @@ def begin(
     what = {"kind": task} if task == UNLABELLED else _task(source, ref, task)
     splits = {k: len(v) for k, v in source.splits().items()}
     notes = [] if "train" in splits else [Note("the data have no split 'train': tuning cuts splits by key", False)]
+    if rule := getattr(source, "split_rule", ""):
+        notes.append(Note(f"splits: {rule}", False))
     run = run_of(data, source.name, what, encoder, splits.get("train", len(source)))
     write({target / "run.yaml": run_text(run, notes)})
     label = source.labels.get(what.get("label", next(iter(source.labels), "")))

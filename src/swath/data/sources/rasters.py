@@ -2,7 +2,8 @@
 
 Files that share a key (by the card's patterns) are one scene; each scene is cut into windows of `size` pixels. The
 last window of a row or column is moved back inside, so that chips are whole. `areas` is a vector file whose polygons
-say, in the column `split`, which split a window belongs to by its centre; windows in no polygon are left out.
+say, in the column `split`, which split a window belongs to by its centre; windows in no polygon are left out. Without
+areas labelled windows are dealt in whole blocks of ground, and what shows pixels of another split is left out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 
 from swath.core.batch import Batch, Label
@@ -29,6 +31,11 @@ from swath.data.place import where
 from swath.data.propose import Hints, propose
 from swath.data.raster import RASTERS, grid_of, lattice, opened, take
 from swath.data.scene import RasterScene, scene_of
+from swath.data.splits import IMPORTANT, deal
+
+SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+FEW, MANY = 3, 12
+"""Blocks of ground that are needed, and wanted, to deal them to splits."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +157,38 @@ class RastersSource:
         return len(self.cuts)
 
     def splits(self) -> Mapping[str, Sequence[int]]:
-        """Indices by area; `all` without areas."""
+        """Indices by area, else by blocks of ground; `all` where nothing is labelled, or too little is there."""
+        if not self.config.areas and self._blocks is not None:
+            return self._blocks[0]
         out: dict[str, list[int]] = {}
         for i, cut in enumerate(self.cuts):
             out.setdefault(cut.split or "all", []).append(i)
         return out
+
+    @property
+    def split_rule(self) -> str:
+        """How the splits were made, where it is for the source to say."""
+        return "" if self.config.areas or self._blocks is None else self._blocks[1]
+
+    @cached_property
+    def _blocks(self) -> tuple[dict[str, list[int]], str] | None:
+        """Windows by split in whole blocks of ground, and the rule; None where that cannot be."""
+        cuts = self.cuts if self._label_cards else []
+        grids = [self.scenes[c.scene].grid.crop(c.window) for c in cuts]
+        planes = [g.crs or self.scenes[c.scene].name for g, c in zip(grids, cuts, strict=True)]
+        ends = np.array([g.extent for g in grids], dtype=np.float64).reshape(-1, 4)
+        middle, side = (ends[:, :2] + ends[:, 2:]) / 2, float(np.median(ends[:, 2] - ends[:, 0])) if cuts else 0.0
+        for times in (16, 8, 4, 2, 1):
+            block = side * times
+            names = [f"{p}/{x // block}/{y // block}" for p, (x, y) in zip(planes, middle, strict=True)]
+            if (found := len(set(names))) >= max(FEW, min(MANY, len(cuts) // 2)):
+                parts = {k: v.tolist() for k, v in deal(names, SHARES, 0).items()}
+                kept = _apart(parts, planes, ends)
+                lost = len(cuts) - sum(map(len, kept.values()))
+                told = f"; {lost} windows that show pixels of another split are left out" if lost else ""
+                rule = f"{found} whole blocks of ground of {block:g} units of the crs a side{told}"
+                return (kept, rule) if all(kept.values()) else None
+        return None
 
     def sample(self, index: int, bands: Mapping[str, Sequence[str]] | None = None) -> Batch:
         """One window's layers and labels."""
@@ -198,6 +232,24 @@ def _raster_label(path: Path, card: LabelCard, place: Grid) -> Label:
         return replace(label, valid=label.valid & seen)
     label = map_label(raw, card, nodata)
     return replace(label, valid=label.valid & seen[:, None])
+
+
+def _apart(parts: Mapping[str, list[int]], planes: list[str], ends: Any) -> dict[str, list[int]]:
+    """Parts without the windows that overlap one of a more important part."""
+    import shapely
+
+    inner = 1e-6 * (ends[:, 2:] - ends[:, :2])
+    boxes = np.asarray(shapely.box(*(ends[:, :2] + inner).T, *(ends[:, 2:] - inner).T))
+    kept: dict[str, list[int]] = {}
+    for name in (*IMPORTANT, "train"):
+        held = [i for rows in kept.values() for i in rows]
+        mine = parts[name]
+        hits = (
+            shapely.STRtree(boxes[held]).query(boxes[mine], predicate="intersects") if held else np.empty((2, 0), int)
+        )
+        over = {mine[a] for a, b in hits.T.tolist() if planes[mine[a]] == planes[held[b]]}
+        kept[name] = [i for i in mine if i not in over]
+    return {name: kept[name] for name in parts}
 
 
 def starts(n: int, size: int, stride: int) -> list[int]:
