@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from swath.models.layers import products
 from swath.models.layers.products import Linear, Up, linear, linear_gelu, mlp
 from swath.models.layers.transformer import Mlp, mlp_of
-from swath.train.compute import _Flops
+from swath.train.compute import Operations
 
 
 @pytest.fixture
@@ -102,9 +102,9 @@ def test_flops_are_counted(always):
     layer, plain = Linear(8, 4), nn.Linear(8, 4)
     sums = []
     for each in (layer, plain):
-        with _Flops() as counted:
+        with Operations() as noted:
             each(torch.randn(6, 8, requires_grad=True)).sum().backward()
-        sums.append(counted.total)
+        sums.append(noted.flops())
     assert sums[0] == sums[1] == 3 * 2 * 6 * 8 * 4
     with FlopCounterMode(display=False) as torchs, torch.no_grad():
         linear_gelu(torch.randn(6, 8), layer.weight, layer.bias)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -119,6 +121,28 @@ def test_flops_are_those_of_a_hand_count():
     found = counter.record(torch.device("cpu"))
     assert found["data_wait"] == 0.25
     assert found["mfu"] == pytest.approx(3 * bucket["flops"] / (1.5 * found["peak_flops_per_s"]))
+
+
+def test_a_first_step_asks_for_no_formulas():
+    """They take torch a tenth of a second to import; what it computed is counted all the same."""
+    program = """
+import sys
+import torch
+from torch import nn
+from swath.core.batch import Batch, Where
+from swath.train.compute import Compute
+from swath.train.config import LoopConfig
+layer, late = nn.Linear(3, 5, bias=False), "torch.utils.flop_counter"
+counter = Compute(layer, LoopConfig(steps=2), {})
+batch = Batch({}, Where.unknown(1))
+with counter.batch(batch):
+    layer(torch.ones(4, 3)).sum().backward()
+counter.step(1.0, 0.0)
+assert late not in sys.modules, "imported before the first step was done"
+assert [b["flops"] for b in counter.sums["buckets"].values()] == [2 * 2 * 4 * 3 * 5]
+assert late in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_peak_is_the_better_library_s(monkeypatch):
