@@ -40,6 +40,7 @@ from swath.core.device import usable
 from swath.core.errors import SwathWarning, UserError
 from swath.core.units import convert
 from swath.models import build_encoder
+from swath.models.layers.undrawn import undrawn
 
 SCHEMA = 1
 FORMAT = 2
@@ -273,8 +274,9 @@ class Bundle:
 
         tensors = load_tensors(blob)
         torch.manual_seed(0)
-        trunk = _base_for(card, recipe, base, where)
-        task = assemble(recipe, trunk)
+        with undrawn():  # every tensor is in the bundle or in its base, or nothing is loaded
+            trunk = _base_for(card, recipe, base, where)
+            task = assemble(recipe, trunk)
         given = {k.removeprefix("task."): v for k, v in tensors.items() if k.startswith("task.")}
         head = getattr(task, "head", None)
         if isinstance(head, Neighbours):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -51,10 +52,13 @@ def build_encoder(
     exceptions: Sequence[str] = (),
 ) -> EncoderModule:
     """An encoder, with weights when given: a file, or the name of a weights record. The proof is `encoder.proof`."""
+    from swath.models.layers.undrawn import undrawn
     from swath.models.loading import load_weights
 
     cfg = encoder_config(config)
-    encoder = cfg.build()
+    every = weights is not None and not exceptions and not cfg.layout().absent  # loading sets every parameter
+    with undrawn() if every else nullcontext():
+        encoder = cfg.build()
     if adaptation is not None:
         encoder.adaptation = adaptation
     if weights is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from swath.models.encoder import to_map
 from swath.models.layers import PatchEmbed
+from swath.models.layers.undrawn import undrawn
 from swath.models.layers.vit import blocks, run_to, table_for, with_class
 
 
@@ -55,7 +56,8 @@ class TimmViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, plain.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (plain.image // plain.patch) ** 2, plain.dim))
         self.patch_embed = PatchEmbed(channels, plain.dim, plain.patch)
-        self.blocks = blocks(plain.depth, plain.dim, plain.heads)
+        with undrawn():  # `start` sets them
+            self.blocks = blocks(plain.depth, plain.dim, plain.heads)
         self.norm = nn.LayerNorm(plain.dim, eps=1e-6)
         self.start()
 
