@@ -196,7 +196,8 @@ def test_no_object_at_all(tmp_path):
 
 def test_a_change_of_one_date(tmp_path):
     with pytest.raises(UserError, match=r"compares two dates; the samples have 1(.|\n)*KEY_DATE"):
-        prepare(make(tmp_path, task="change"), tiny.TinySource())
+        tune(make(tmp_path, task="change", **FAST), tiny.TinySource())
+    assert not [*(tmp_path / "run").rglob("*.safetensors")]
 
 
 def test_where_nothing_can_be_written(tmp_path):

@@ -265,7 +265,7 @@ def label_ratio(batch: Batch, label: Label) -> float:
 
 
 def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
-    """Open the data, choose, look, build; a forward of one sample must pass before anything is trained."""
+    """Open the data, choose, look, build."""
     source = source if source is not None else run.data.build()
     splits = choose_splits(source, run.splits, run.loop.seed)
     label = choose_label(source, run)
@@ -314,8 +314,6 @@ def prepare(run: TuneRun, source: Source | None = None) -> Prepared:
         if isinstance(part, Planes):
             part.whiten(seen.some)
     module.eval()
-    with torch.no_grad():
-        module(first)
     share = (seen.counts / seen.counts.sum().clamp_min(1)).tolist() if label.classes else []
     tags = (seen.counts / max(seen.total, 1)).tolist() if label.kind == "tags" else ()
     proof = encoder.proof.plain() if encoder.proof is not None else None
