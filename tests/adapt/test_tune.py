@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 import shutil
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ import tiny_adapt as tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from swath.adapt.bundle import Bundle, open_card
+from swath.adapt.bundle import Bundle, open_card, seal_of
 from swath.adapt.prepare import prepare
 from swath.adapt.run import TuneRun
 from swath.adapt.tune import tune
@@ -64,6 +66,7 @@ def rewritten(folder, to, change, drop=""):
         save_file(kept, to / "weights.safetensors")
         body["weights_sha256"] = hashlib.sha256((to / "weights.safetensors").read_bytes()).hexdigest()
     change(body)
+    body["seal"] = seal_of(body)
     (to / "bundle.json").write_text(json.dumps(body))
     return to
 
@@ -110,6 +113,63 @@ def test_bundle_wants_its_bands_in_any_order(scars):
     percent = replace(layer.sensor, bands=tuple(replace(b, unit="percent") for b in layer.sensor.bands))
     with pytest.raises(UserError, match="no conversion from 'percent' to 'reflectance'"):
         bundle.predict(Batch({tiny.SENSOR.id: replace(layer, sensor=percent)}, batch.where))
+
+
+def test_a_number_changed_in_the_card_is_noticed(scars, tmp_path):
+    def edited(name, change):
+        to = tmp_path / name
+        shutil.copytree(scars[1].bundle, to)
+        body = json.loads((to / "bundle.json").read_text())
+        change(body)
+        (to / "bundle.json").write_text(json.dumps(body))
+        return to
+
+    assert Bundle.load(edited("same", lambda b: None)).digest == Bundle.load(scars[1].packed).digest
+    for name, change in {
+        "statistics": lambda b: b["recipe"]["statistics"]["sentinel2-l2a"].update(red=[9.0, 1.0]),
+        "bands": lambda b: b["card"]["inputs"][0]["bands"].reverse(),
+        "classes": lambda b: b["card"]["label"]["classes"].reverse(),
+        "threshold": lambda b: b["card"]["calibration"].update(conformal=0.1),
+    }.items():
+        for read in (Bundle.load, open_card):
+            with pytest.raises(UserError, match="changed after it was written"):
+                read(edited(f"{name}-{read.__name__}", change))
+
+
+def packed(to, folder, *, swap=(), compress=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(to, "w", compress) as out:
+        for name in ("bundle.json", "weights.safetensors", "README.md"):
+            out.writestr(name, dict(swap).get(name, (folder / name).read_bytes()))
+    return to
+
+
+def test_hostile_archives_are_refused_in_words(scars, tmp_path):
+    folder = scars[1].bundle
+    again = Bundle.load(packed(tmp_path / "again.swath", folder, compress=zipfile.ZIP_DEFLATED))
+    assert again.digest == Bundle.load(folder).digest  # one that somebody zipped
+    swollen = {"weights.safetensors": bytes(2**25)}
+    bad = {
+        "many times its size": packed(tmp_path / "a.swath", folder, swap=swollen, compress=zipfile.ZIP_DEFLATED),
+        "maximum recursion": packed(tmp_path / "b.swath", folder, swap={"bundle.json": b"[" * 200000}),
+    }
+    locked = bytearray(packed(tmp_path / "c.swath", folder).read_bytes())
+    odd = bytearray(locked)
+    for sign, flag, method in ((b"PK\x03\x04", 6, 8), (b"PK\x01\x02", 8, 10)):
+        for at in [m.start() for m in re.finditer(re.escape(sign), bytes(locked))]:
+            locked[at + flag] |= 1
+            odd[at + method] = 99
+    for name, text, blob in (("c", "encrypted", locked), ("d", "not supported", odd)):
+        (tmp_path / f"{name}.swath").write_bytes(blob)
+        bad[text] = tmp_path / f"{name}.swath"
+    no_tensors = rewritten(folder, tmp_path / "pickled", lambda b: b.update(weights_sha256=sha256(b"pickle")))
+    (no_tensors / "weights.safetensors").write_bytes(b"pickle")
+    for text, path in {**bad, "holds no tensors": no_tensors}.items():
+        with pytest.raises(UserError, match=text):
+            Bundle.load(path)
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
 
 
 def test_damaged_bundles_are_named(scars, tmp_path):

@@ -1,6 +1,8 @@
 """The command line: exit codes, one readable block, JSON."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -42,3 +44,18 @@ def test_debug_holds_for_one_call(monkeypatch):
     with pytest.raises(SystemExit) as left:
         main(["show", "sensors", "nothing"])
     assert left.value.code == 2
+
+
+def test_a_full_disk_is_no_defect(monkeypatch, capsys):
+    """No room is said as such, whatever was being written."""
+    from swath.cli import main, zoo
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/bundle")
+
+    monkeypatch.setattr(zoo, "command", full, raising=False)
+    monkeypatch.delattr(zoo, "app", raising=False)
+    with pytest.raises(SystemExit) as left:
+        main.main(["zoo"])
+    said = capsys.readouterr().err
+    assert left.value.code == 1 and "runs/x/bundle" in said and "make room" in said and "defect" not in said

@@ -47,7 +47,8 @@ FORMAT = 2
 """Counted up when a head gets other tensors, or the same tensors another meaning. 1: before pixels were whitened,
 objects had masks drawn at cells' centres and timm's maps were taken before their last norm (2026-11-21)."""
 FILES = ("bundle.json", "weights.safetensors", "README.md")
-_LARGEST = 64 * 2**30
+_LARGEST, _SWOLLEN = 64 * 2**30, 2**24
+"""No file of an archive is larger than the first, nor ten times what it takes of the archive above the second."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,7 @@ class Bundle:
         self.card = replace(card, digest=hashlib.sha256(text + hashlib.sha256(blob).digest()).hexdigest())
         body["card"] = plain(self.card)
         body["weights_sha256"] = hashlib.sha256(blob).hexdigest()
+        body["seal"] = seal_of(body)
         tmp = Path(tempfile.mkdtemp(dir=place.parent, prefix=".bundle-"))
         try:
             (tmp / FILES[0]).write_text(json.dumps(body, indent=1, allow_nan=False), encoding="utf-8")
@@ -270,9 +272,7 @@ class Bundle:
             recipe = parse(body["recipe"], Recipe, where=where)
         except UserError as why:
             raise _misfit(why.what, body, where) from why
-        from safetensors.torch import load as load_tensors
-
-        tensors = load_tensors(blob)
+        tensors = _tensors(blob, where)
         torch.manual_seed(0)
         with undrawn():  # every tensor is in the bundle or in its base, or nothing is loaded
             trunk = _base_for(card, recipe, base, where)
@@ -320,6 +320,22 @@ class Bundle:
             self.recipe = replace(self.recipe, tuning=Frozen())
         self.card = replace(self.card, base=replace(self.card.base, whole=True))
         return self
+
+
+def seal_of(body: Mapping[str, Any]) -> str:
+    """sha256 of all that bundle.json says, so that a number changed in it is noticed."""
+    said = {k: v for k, v in body.items() if k != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _tensors(blob: bytes, where: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(blob)
+    except (SafetensorError, ValueError, KeyError) as why:
+        raise UserError(f"weights.safetensors holds no tensors: {why}", where=where) from why
 
 
 def format_of(body: Mapping[str, Any]) -> int:
@@ -388,13 +404,22 @@ def read_files(path: Path) -> tuple[dict[str, Any], bytes, str]:
             text, blob = (path / FILES[0]).read_text(encoding="utf-8"), (path / FILES[1]).read_bytes()
         elif path.is_file():
             with zipfile.ZipFile(path) as archive:
-                if any(i.filename not in FILES or i.file_size > _LARGEST for i in archive.infolist()):
+                held = archive.infolist()
+                if any(i.filename not in FILES or i.file_size > _LARGEST for i in held):
                     raise UserError("the archive holds files that are no part of a bundle", where=where)
+                if any(i.file_size > max(_SWOLLEN, 10 * i.compress_size) for i in held):
+                    raise UserError("the archive unpacks to many times its size: no weights do", where=where)
                 text, blob = archive.read(FILES[0]).decode(), archive.read(FILES[1])
         else:
             raise UserError("there is no such bundle", where=where, remedy="give a bundle folder or a .swath file")
         body = json.loads(text)
-    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as why:
+    except (
+        KeyError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        zipfile.BadZipFile,
+    ) as why:  # the last but one: encrypted, deep
         raise UserError(f"this is no bundle: {why}", where=where) from why
     if not isinstance(body, dict) or body.get("schema") != SCHEMA:
         raise UserError("a bundle of another schema", where=where, remedy=f"this Swath reads schema {SCHEMA}")
@@ -404,6 +429,9 @@ def read_files(path: Path) -> tuple[dict[str, Any], bytes, str]:
     lacks = [k for k in ("card", "recipe") if not isinstance(body.get(k), dict)]
     if lacks:
         raise UserError(f"this is no bundle: bundle.json has no '{lacks[0]}'", where=where)
+    if body.get("seal", seal_of(body)) != seal_of(body):
+        raise UserError("bundle.json was changed after it was written: it does not fit its seal", where=where,
+                        remedy="take it anew from where it came from, or tune again")  # fmt: skip
     found = hashlib.sha256(blob).hexdigest()
     if found != body.get("weights_sha256"):
         raise UserError("weights.safetensors is damaged: its sha256 is not the card's", where=where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -11,6 +12,7 @@ import typer
 
 from swath.core.errors import SwathError, UnknownName
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_VERBS = {"__init__", "__main__", "main", "output", "families", "members"}
 
 
@@ -66,9 +68,10 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("SWATH_DEBUG"):
             raise
-        sys.stderr.write(
-            f"error: {type(error).__name__}: {error}\n  remedy: this is a defect of Swath; --debug shows where\n"
-        )
+        remedy = "this is a defect of Swath; --debug shows where"
+        if isinstance(error, OSError) and error.errno in FULL:
+            remedy = "make room and give the same command again; nothing is left half-written"
+        sys.stderr.write(f"error: {type(error).__name__}: {error}\n  remedy: {remedy}\n")
         raise SystemExit(1) from None
     finally:
         if debug is None:
