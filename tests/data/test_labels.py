@@ -12,6 +12,7 @@ from shapely import box
 from tests.data.chips import folder, write
 
 from swath.core import UserError, collate
+from swath.data.check import check
 from swath.data.labels import drawn
 from swath.data.open import open_source
 
@@ -148,7 +149,11 @@ def test_series_with_missing_dates_and_a_missing_sensor(tmp_path):
     assert s2.times.tolist()[0] == [18266, 18322]
     assert s1.valid[:, 0, 0, 0, 0].tolist() == [True, False] and torch.allclose(s1.x[0], torch.tensor(-10.0))
     write(tmp_path / "b_20219901_sentinel2-l2a.tif", np.ones((2, 8, 8), "uint16"))
-    assert open_source(tmp_path).index.bad_dates == (("b_20219901_sentinel2-l2a.tif", "20219901"),)
+    held = open_source(tmp_path)
+    assert held.index.bad_dates == (("b_20219901_sentinel2-l2a.tif", "20219901"),)
+    assert any("date cannot be read are left out, for example b_20219901" in note for note in held.notes)
+    (found,) = check(tmp_path, only=("dates",), workers=1).findings
+    assert (found.level, found.file, found.value) == ("error", "b_20219901_sentinel2-l2a.tif", "20219901")
 
 
 def test_one_band_a_file(tmp_path):

@@ -93,6 +93,7 @@ class _Collector:
         self.fields: dict[str, dict[str, str]] = {}
         self.duplicates: list[tuple[str, str, str]] = []
         self.bad_dates: list[tuple[str, str]] = []
+        self.undated: dict[str, tuple[str, str]] = {}
         self.clouds: dict[tuple[str, str, int | None, int], str] = {}
         self._seen: dict[tuple[str, ...], str] = {}
 
@@ -120,6 +121,7 @@ class _Collector:
                     day = day_of(found.get("date"), path)
                 except UserError:
                     self.bad_dates.append((path, found.get("date")))
+                    self.undated[path] = (layer.id, self.key(found))
                     return
             key, step = self.key(found), found.get("step")
             if step and step not in layer.order:
@@ -232,7 +234,7 @@ def placed(root: Path, card: Card, files: list[str] | None = None) -> dict[str, 
             found.setdefault(path, Placed(True, name, key))
     for _, first, path in got.duplicates:
         found[path] = found[first]
-    return found
+    return found | {path: Placed(False, layer, key) for path, (layer, key) in got.undated.items()}
 
 
 def build_index(root: Path, card: Card, files: list[str] | None = None) -> Index:

@@ -127,6 +127,8 @@ class FolderSource:
         )
         named = self.index.listed_only
         lost = (f"{len(named)} key(s) of the split lists have no image, for example {named[0]}",) if named else ()
+        if bad := self.index.bad_dates:
+            lost += (f"{len(bad)} image(s) whose date cannot be read are left out, for example {bad[0][0]}",)
         return lost + tuple(f"{len(p)} {a}(s) without {b} are left out, for example {p[0]}" for p, a, b in pairs if p)
 
     def __len__(self) -> int:
