@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import swath.core as core
 from swath.core import SENSORS, Protocol, Result, Sensor, SwathError, UnknownName, UserError
 from swath.core.records import append, read, write_whole
-from swath.core.rng import generator, numpy_generator, seed_of
+from swath.core.rng import at, coins, generator, numpy_generator, seed_of
 from swath.core.sensor import Band
 from swath.core.units import convert
 
@@ -120,3 +120,31 @@ def test_a_device_is_tried_before_it_is_used():
     assert usable("cpu").type == "cpu"
     with pytest.raises(UserError, match=r"'warp9' cannot be used(.|\n)*loop\.device"):
         usable("warp9", "loop.device")
+
+
+def test_coins_are_each_samples_own():
+    """Splitmix64 in wrapping integers, against Python's; no batch, order or part changes a sample's number."""
+    keys = torch.tensor([0, 7, -3, 2**62, -(2**63)])
+
+    def plain(key, seed):
+        z, mask = (key + seed - 2**62) % 2**64, 2**64 - 1
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+        return ((z ^ z >> 31) >> 11) / 2**53
+
+    try:
+        at(3, 14, "coins")
+        own = coins(keys, "alone")
+        seed = seed_of(seed_of(3, 14, "coins"), "alone")
+        assert own.tolist() == pytest.approx([plain(int(k), seed) for k in keys], abs=1e-6)
+        assert torch.equal(coins(keys.flip(0)[:2], "alone"), own.flip(0)[:2])
+        assert not torch.equal(coins(keys, "time"), own)
+        many = coins(torch.arange(100_000), "alone")
+        assert abs(float(many.mean()) - 0.5) < 0.005 and abs(float(many.var()) - 1 / 12) < 0.001
+        at(3, 15, "coins")
+        assert not torch.equal(coins(keys, "alone"), own)
+    finally:
+        at()
+    torch.manual_seed(0)  # nobody said where we are: torch's own generator
+    first = coins(keys, "alone")
+    assert torch.equal(first, torch.rand(5, generator=torch.Generator().manual_seed(0)))

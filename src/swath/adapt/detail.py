@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from swath.adapt.task import Context, Statistics, finest, observed
 from swath.core.batch import Batch, Layer
 from swath.core.errors import SwathWarning
+from swath.core.rng import coins
 
 MOST_MOMENTS = 8
 ALONE = 0.5
@@ -164,11 +165,11 @@ def _seen_pixels(values: Tensor, layer: Layer) -> Tensor:
     return found[:: max(1, len(found) // PIXELS)]
 
 
-def alone(told: Tensor, training: bool) -> Tensor:
+def alone(told: Tensor, training: bool, keys: Tensor) -> Tensor:
     """What the tokens say; in training pixels must do without it in a share of the samples."""
     if not training:
         return told
-    return told * (torch.rand(len(told), *(1,) * (told.ndim - 1), device=told.device) >= ALONE)
+    return told * (coins(keys, "alone") >= ALONE).view(-1, *(1,) * (told.ndim - 1))
 
 
 class Detail(nn.Module):
@@ -193,7 +194,7 @@ class Detail(nn.Module):
         half = self.second(F.avg_pool2d(near, 2, ceil_mode=True))
         quarter = self.third(F.avg_pool2d(half, 2, ceil_mode=True))
         at = (half.shape[-2], half.shape[-1])
-        told = alone(self.deep(deep), self.training)
+        told = alone(self.deep(deep), self.training, batch.where.key)
         up = self.up(torch.cat([half, _to(quarter, at), _to(told, at)], 1))
         return self.join(torch.cat([own, self.edge(near), _to(up, size)], 1))
 

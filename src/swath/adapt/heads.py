@@ -48,7 +48,7 @@ class Vector(nn.Module):
         told = self.norm(features.pooled)
         if self.detail is None:
             return told
-        return torch.cat([alone(told, self.training), self.level(self.detail(batch))], 1)
+        return torch.cat([alone(told, self.training, batch.where.key), self.level(self.detail(batch))], 1)
 
     def last(self, inner: Tensor) -> Tensor:
         return self.linear(inner)

@@ -25,7 +25,7 @@ from swath.core.config import plain
 from swath.core.contracts import Step
 from swath.core.errors import UserError
 from swath.core.heap import keep_freed
-from swath.core.rng import generator, seed_of
+from swath.core.rng import at, generator, seed_of
 from swath.train import checkpoint, optim
 from swath.train.cached import batch_statistics, in_parts
 from swath.train.compute import Compute
@@ -153,6 +153,7 @@ class _Fit:
         try:
             stopped = self._train(first, folder, prints)
         finally:
+            at()
             self.meter.stop()
             if self.progress is not None:
                 self.progress.close()
@@ -269,6 +270,7 @@ class _Fit:
         config, ranks = self.config, self.ranks
         # Dropout and the like draw from the global generator: it gets an address too.
         torch.manual_seed(seed_of(config.seed, step, micro * ranks.world + ranks.rank, "global"))
+        at(config.seed, step, "coins")  # draws of a sample are its own, whoever has it
         half = config.precision == "bf16"
         encoder = self.module.get_submodule("encoder") if self.cached else None
         with (

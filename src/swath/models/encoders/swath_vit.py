@@ -38,6 +38,7 @@ from swath.core import (
     convert,
     generator,
 )
+from swath.core.rng import coins
 from swath.models.encoder import EncoderModule, pick
 from swath.models.inputs import View
 from swath.models.layers.alibi import token_bias
@@ -254,10 +255,11 @@ class Context(nn.Module):
         nn.init.zeros_(last.bias)
         nn.init.normal_(last.weight, std=0.02 * width**-0.5)
 
-    def forward(self, code: Tensor, known: Tensor) -> Tensor:
-        """`code` (B, ..., inputs), `known` bool (B, ...); a drop hides a whole sample."""
+    def forward(self, code: Tensor, known: Tensor, who: tuple[Tensor, str]) -> Tensor:
+        """`code` (B, ..., inputs), `known` bool (B, ...); a drop hides a whole sample, `who` are their keys and what is
+        dropped."""
         if self.training and self.drop > 0:
-            kept = torch.rand(len(known), device=known.device) >= self.drop
+            kept = coins(*who) >= self.drop
             known = known & kept.view(-1, *[1] * (known.ndim - 1))
         return torch.where(known.unsqueeze(-1), self.net(code.to(self.unknown)), self.unknown)
 
@@ -371,7 +373,7 @@ class PlainViT(EncoderModule):
 
     def _tokens(self, views: Mapping[str, View], where: Where) -> Tokens:
         lonlat = where.lonlat
-        place = self.place(place_code(lonlat), torch.isfinite(lonlat).all(-1))[:, None]
+        place = self.place(place_code(lonlat), torch.isfinite(lonlat).all(-1), (where.key, "place"))[:, None]
         xs: list[Tensor] = []
         seen: list[Tensor] = []
         places: list[Tensor] = []
@@ -381,7 +383,8 @@ class PlainViT(EncoderModule):
             b, t, h, w = valid.shape
             times = view.times if view.times is not None else torch.zeros(b, t, dtype=torch.int64, device=x.device)
             known = torch.full_like(times, view.times is not None, dtype=torch.bool)
-            x = x + self._positions(view, where)[:, None] + self.time(time_code(times), known)[:, :, None, None]
+            when = self.time(time_code(times), known, (where.key, f"time{s}"))
+            x = x + self._positions(view, where)[:, None] + when[:, :, None, None]
             xs.append(x.flatten(1, 3))
             seen.append(valid.flatten(1))
             index = torch.cartesian_prod(
