@@ -15,6 +15,7 @@ from swath.adapt.tune import tune
 from swath.core import config
 from swath.core.batch import Batch, Boxes, Label, Layer
 from swath.core.errors import UserError
+from swath.report.tune import write
 
 FAST = {"loop": {"steps": 2, "batch_size": 4, "progress": False}, "trust": {"bootstrap": 5, "chips": 0}}
 
@@ -255,6 +256,21 @@ def test_a_class_that_only_the_test_split_holds_is_said(tmp_path):
     assert not any("which no training sample" in n for n in tune(
         make(tmp_path / "b", task="segment", **FAST), tiny.TinySource(n=16)
     ).record["notes"])  # fmt: skip
+
+
+class Lone(tiny.TinySource):
+    """One test sample."""
+
+    def splits(self):
+        return {"train": list(range(12)), "val": [12, 13], "test": [15]}
+
+
+def test_one_test_sample_has_a_picture_and_no_interval(tmp_path):
+    run = make(tmp_path, task="segment", **FAST)
+    found = tune(replace(run, trust=replace(run.trust, chips=4)), Lone(n=16))
+    assert found.record["intervals"] == {} and any("1 sample: scores of so few" in n for n in found.record["notes"])
+    assert [c["rank"] for c in found.record["chips"]] == ["best"]
+    assert "test of 1 sample<" in write(found.out).read_text()
 
 
 class Unlabelled(tiny.TinySource):

@@ -78,7 +78,7 @@ def draw_chips(ready: Prepared, scores: Any, folder: Path, count: int) -> list[d
     own = {k: v for k, v in scores.per_sample().items() if v == v}
     order = sorted(own, key=lambda k: -own[k])
     n = min(count, len(order) // 2)
-    wanted = {k: "best" for k in order[:n]} | {k: "worst" for k in order[len(order) - n :]}
+    wanted = {k: "best" for k in order[: n or 1]} | {k: "worst" for k in order[len(order) - n :]}
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for i in ready.splits.test:

@@ -43,6 +43,8 @@ from swath.train import Feed, FitReport, Resume, Validation, fit
 from swath.train.ranks import join
 
 AT_ONCE = 16
+FEW = 5
+"""With fewer test samples a run says that its scores say little."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,10 @@ def _say(ready: Prepared, evidence: Evidence) -> None:
     """Notes where the input does not show what the label describes, or the splits do not hold the same classes."""
     if not evidence.labelled:
         ready.notes.append("the test split holds no label that counts: nothing is scored")
+    if (n := len(ready.splits.test)) < FEW:
+        ready.notes.append(
+            f"the test split holds {n} sample{'s' if n > 1 else ''}: scores and intervals of so few say little"
+        )
     confusion: Any = getattr(evidence.scores, "confusion", None)
     if confusion is not None and len(confusion) == len(ready.histogram):
         rows = zip(ready.label.classes, confusion.sum(1), ready.histogram, strict=True)
@@ -308,7 +314,8 @@ def _record(
     """Everything the report shows."""
     scores: Any = evidence.scores
     confusion = scores.confusion.tolist() if hasattr(scores, "confusion") else None
-    spans = scores.intervals(run.loop.seed, run.trust.bootstrap) if hasattr(scores, "intervals") else {}
+    several = len(ready.splits.test) > 1  # of one sample there is nothing to draw again
+    spans = scores.intervals(run.loop.seed, run.trust.bootstrap) if several and hasattr(scores, "intervals") else {}
     fitted: dict[str, Any] = {}
     if learned is not None:
         fitted = {

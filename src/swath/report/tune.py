@@ -16,9 +16,10 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
     place = Path(folder)
     record = read(place, "tune")
     card = record["card"]
+    tests = record["splits"]["test"]
     page = Page(
         record["name"],
-        f"{card['task']} · {card['encoder']} · {card['tuning']} · test of {record['splits']['test']} samples",
+        f"{card['task']} · {card['encoder']} · {card['tuning']} · test of {tests} sample{'' if tests == 1 else 's'}",
     )
     page.add(_head(record))
     if record["notes"]:
