@@ -219,9 +219,7 @@ def _say(ready: Prepared, evidence: Evidence) -> None:
     if not evidence.labelled:
         ready.notes.append("the test split holds no label that counts: nothing is scored")
     if (n := len(ready.splits.test)) < FEW:
-        ready.notes.append(
-            f"the test split holds {n} sample{'s' if n > 1 else ''}: scores and intervals of so few say little"
-        )
+        ready.notes.append(f"the test split holds {n} sample{'s' if n > 1 else ''}: scores of so few say little")
     confusion: Any = getattr(evidence.scores, "confusion", None)
     if confusion is not None and len(confusion) == len(ready.histogram):
         rows = zip(ready.label.classes, confusion.sum(1), ready.histogram, strict=True)
