@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -143,6 +144,28 @@ def test_on_the_world_and_by_the_command(tmp_path, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert not stop.value.code and answer["cells"] == len(read_cells(out)) > 0
     assert set(answer["entropy"]) == {"continent", "biome", "lulc"}
+
+
+@pytest.mark.parametrize("name", SAMPLERS.names())
+def test_every_shipped_recipe_runs_on_the_world(name, earth):
+    recipe = SAMPLERS.get(name)
+    if recipe.around is not None:
+        recipe = replace(recipe, around=replace(recipe.around, total=50))
+    found = draw(recipe, earth)
+    assert 0 < len(found.cells) <= 60 and len(found.split) == len(found.cells)
+
+
+@pytest.fixture(scope="module")
+def earth():
+    return world_cells(24, seed=3)
+
+
+def test_fields_are_no_towns():
+    """Farm tracks, drawn a third of a pixel wide, once paved nine tenths of a tile of fields."""
+    farms, towns = (world_cells(5, 3, near=n).columns for n in ("cropland", "city"))
+    assert farms["lulc:crop"].mean() > 0.4 and farms["lulc:urban"].mean() < 0.1
+    assert towns["population"].mean() > 10 * farms["population"].mean()
+    assert towns["osm:residential"].max() > 0.2 and farms["labels:crop field"].min() > 0
 
 
 def test_entropy_in_nats():

@@ -34,7 +34,8 @@ def command(
     chosen = find_recipe(recipe)
     if (table is None) == (world == 0):
         raise UserError("give either --table or --world", where=recipe)
-    cells = read_cells(table) if table is not None else world_cells(world, seed or 0)
+    near = "city" if chosen.around is not None else "land"
+    cells = read_cells(table) if table is not None else world_cells(world, seed or 0, near=near)
     drawn = draw(chosen, cells, seed)
     columns = dict(drawn.table().columns)
     if "continent" not in columns and {"lon", "lat"} <= columns.keys():

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.core.errors import UserError
+from swath.core.rng import numpy_generator
 from swath.data.continents import continent_of
 
 Column = NDArray[Any]
@@ -78,31 +79,38 @@ def read_cells(path: str | Path) -> Cells:
     return Cells({n: np.asarray(table[n].to_numpy()) for n in table.column_names if n != "geometry"})
 
 
-def world_cells(n: int, seed: int = 0, km: float = 10.0) -> Cells:
-    """`n` tiles of the simulated Earth, drawn by area on land: cover shares (`lulc:`), biome, ecoregion, continent.
+LULC = {10: "trees", 20: "shrub", 30: "grass", 40: "crop", 50: "urban", 60: "bare", 70: "snow", 80: "water",
+        90: "wetland", 95: "mangrove", 100: "moss"}  # fmt: skip
+MAPPED = {"trees": "wood", "shrub": "scrub", "grass": "meadow", "crop": "farmland", "snow": "glacier", "water": "water",
+          "wetland": "wetland", "bare": "bare_rock"}  # fmt: skip
+"""What a map maker calls a cover; towns have categories of their own."""
+TOWN, PEOPLE = 0.12, 12_000.0
+"""The density from which the world's land is a town, and how many live on a square kilometre of the densest."""
+INDUSTRY = 8
+"""A local climate zone."""
+COLLECTIONS = {"rsd46": 116893, "mlrsnet": 109161, "resisc45": 31500, "patternnet": 30400}
 
-    Biomes are Whittaker's by mean temperature and rain, coarsely; an ecoregion is a biome of a continent.
+
+def world_cells(n: int, seed: int = 0, km: float = 10.0, near: str = "land") -> Cells:
+    """`n` tiles of the simulated Earth, by area on land (or near cities): cover shares (`lulc:`), what a map of the
+    tile would name (`osm:`, `labels:`), people, biome, ecoregion, continent, and the collection that pictures it.
+
+    Biomes are Whittaker's by mean temperature and rain, coarsely; an ecoregion is a biome of a continent. The
+    collections of GeoPile divide this Earth: NAIP has North America, the others the rest in their published numbers.
     """
     from swath.world import World
-    from swath.world.catalog import COVERS
     from swath.world.globe import xy_of
     from swath.world.ground import survey
     from swath.world.noise import Frame
 
-    names = {10: "trees", 20: "shrub", 30: "grass", 40: "crop", 50: "urban", 60: "bare", 70: "snow", 80: "water",
-             90: "wetland", 95: "mangrove", 100: "moss"}  # fmt: skip
-    codes = np.array([c.worldcover for c in COVERS])
     size = 24
     gsd = km * 1000 / size
     rows: list[dict[str, float]] = []
     biomes: list[str] = []
-    for site in World(seed).sites(n, seed):
+    for site in World(seed).sites(n, seed, near):
         x, y = xy_of(site.lon, site.lat)
         ground = survey(Frame(gsd, round(-y / gsd) - size // 2, round(x / gsd) - size // 2, size, size), seed)
-        cover = codes[ground.cover]
-        rows.append(
-            {"lon": site.lon, "lat": site.lat, **{f"lulc:{v}": float((cover == k).mean()) for k, v in names.items()}}
-        )
+        rows.append({"lon": site.lon, "lat": site.lat, **_covariates(ground, km)})
         biomes.append(_biome(float(ground.heat.mean()), float(ground.wet.mean())))
     columns: dict[str, Column] = {k: np.array([r[k] for r in rows]) for k in rows[0]}
     columns["id"] = np.array([f"cell{i:05d}" for i in range(len(rows))])
@@ -110,7 +118,32 @@ def world_cells(n: int, seed: int = 0, km: float = 10.0) -> Cells:
     columns["continent"], columns["biome"] = np.array(where), np.array(biomes)
     columns["ecoregion"] = np.array([f"{b}, {c}" for b, c in zip(biomes, where, strict=True)])
     columns["area"] = np.full(len(rows), km * km)
+    share = np.array(list(COLLECTIONS.values())) / sum(COLLECTIONS.values())
+    others = numpy_generator(seed, "collections").choice(list(COLLECTIONS), len(rows), p=share)
+    columns["dataset"] = np.where(np.array(where) == "north america", "naip", others)
     return Cells(columns)
+
+
+def _covariates(ground: Any, km: float) -> dict[str, float]:
+    """What covers a tile, who lives there and what a map of it names. Farm tracks are drawn a third of a pixel wide,
+    so that at this pixel size they would pave the fields: they count as the fields' own."""
+    from swath.world.catalog import COVERS, ID
+
+    codes = np.array([c.worldcover for c in COVERS])
+    track = (ground.cover == ID["road"]) & (ground.urban <= TOWN)
+    cover = np.where(track, 40, codes[ground.cover])
+    share = {name: float((cover == k).mean()) for k, name in LULC.items()}
+    town = ground.urban > TOWN
+    industry = float((town & (ground.lcz == INDUSTRY)).mean())
+    named = {mapped: share[name] for name, mapped in MAPPED.items()}
+    named |= {"residential": float(town.mean()) - industry, "industrial": industry}
+    seen = {"building": share["urban"], "crop field": share["crop"], "water": share["water"], "tree": share["trees"]}
+    return {
+        **{f"lulc:{k}": v for k, v in share.items()},
+        **{f"osm:{k}": v for k, v in named.items()},
+        **{f"labels:{k}": v for k, v in seen.items()},
+        "population": float(np.where(town, ground.urban.clip(0, 1), 0.0).mean()) * PEOPLE * km * km,
+    }
 
 
 def _biome(heat: float, wet: float) -> str:
