@@ -47,6 +47,17 @@ def batch():
     return collate([source.sample(i) for i in range(8)])
 
 
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_convolutions_by_groups_are_left_out(name):
+    """As in ConvNeXt and ResNeXt: a rank below the groups is none, and `peft` refuses it."""
+    base = tiny.build("resnet")
+    base.trunk.layer1[0].conv2 = torch.nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False)
+    tuned = TUNINGS.get(name)(rank=4).apply(copy.deepcopy(base))
+    inserted = {k for k, p in tuned.named_parameters() if p.requires_grad}
+    assert any("layer1.0.conv1" in k for k in inserted) and not any("layer1.0.conv2" in k for k in inserted)
+    assert set(TUNINGS.get(name)().merge(tuned).state_dict()) == set(base.state_dict())
+
+
 @pytest.mark.parametrize(("name", "trunk"), pairs())
 def test_learns_saves_loads_merges(name, trunk, batch):
     tuning, base = make(name, trunk), tiny.build(trunk)

@@ -10,9 +10,12 @@ from swath.adapt import sites
 from swath.core.errors import UserError
 
 
-def targets(encoder: nn.Module, wanted: tuple[str, ...]) -> list[str]:
-    """Linear layers of the blocks (convolutions where there are none), all or those whose last name is wanted."""
+def targets(encoder: nn.Module, wanted: tuple[str, ...], grouped: bool = True) -> list[str]:
+    """Linear layers of the blocks (convolutions where there are none), all or those whose last name is wanted; without
+    `grouped` no convolution by groups of channels, whose kernels have no rank to speak of."""
     names = sites.layers(encoder, (nn.Linear,)) or sites.layers(encoder, (nn.Conv2d,))
+    parts = dict(encoder.named_modules())
+    names = [n for n in names if grouped or getattr(parts[n], "groups", 1) == 1]
     own = names if not wanted else [n for n in names if n.rpartition(".")[2] in wanted]
     if not own:
         leaves = sorted({n.rpartition(".")[2] for n in names})

@@ -37,7 +37,7 @@ class LoRA:
         sites.need(encoder, self.kind, self.on)
         config = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,  # type: ignore[arg-type]
-            target_modules=targets(encoder, self.layers), use_dora=self.apart,
+            target_modules=targets(encoder, self.layers, grouped=False), use_dora=self.apart,
         )  # fmt: skip
         return inject(encoder, config)
 
