@@ -39,9 +39,15 @@ def attend(packed: Tensor, q: Tensor | None = None, bias: Tensor | None = None) 
     return scaled_dot_product_attention(query, parts[-2], parts[-1], attn_mask=bias).transpose(1, 2).flatten(2)
 
 
+def _own(q: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a way of our own may be taken: nobody else builds on PyTorch's, such as the compiler, or prefix tuning,
+    which gives attention more keys than it was called with."""
+    listeners = torch._C._len_torch_function_stack()  # pyright: ignore
+    return q.dtype is dtype and q.device.type == "cpu" and not listeners and not torch.compiler.is_compiling()
+
+
 def _learns(q: Tensor, dtype: torch.dtype) -> bool:
-    cpu = q.dtype is dtype and q.device.type == "cpu" and not torch.compiler.is_compiling()
-    return cpu and torch.is_grad_enabled() and q.requires_grad
+    return torch.is_grad_enabled() and q.requires_grad and _own(q, dtype)
 
 
 def _plainly(q: Tensor, kept: int, bias: Tensor | None) -> bool:
@@ -61,8 +67,7 @@ def _by_name(packed: Tensor) -> bool:
 
 def _answers(q: Tensor, kept: int) -> bool:
     """Whether plain products pay where nothing is learned."""
-    cpu = q.dtype is torch.bfloat16 and q.device.type == "cpu" and not torch.compiler.is_compiling()
-    return cpu and not (torch.is_grad_enabled() and q.requires_grad) and kept <= MOST_KEPT
+    return _own(q, torch.bfloat16) and not (torch.is_grad_enabled() and q.requires_grad) and kept <= MOST_KEPT
 
 
 def _answer(packed: Tensor, q: Tensor | None) -> Tensor:
