@@ -374,11 +374,16 @@ def _vector(root: Path, what: One, notes: list[Note]) -> LabelCard:
     return found
 
 
+def _some(bands: tuple[str, ...]) -> str:
+    """Bands as one reads them in a line."""
+    return ", ".join(bands if len(bands) <= 20 else (*bands[:6], f"... {len(bands)} in all"))
+
+
 def _add_layer(root: Path, card: Card, found: One, hints: Hints, notes: list[Note]) -> Card:
     path, files, folder = found
     head = info(root / files[0])
     who = identify(head, folder, hints.sensor, hints.bands)
-    notes.append(Note(f"{path or '.'}: {who.sensor} [{', '.join(who.bands)}]: {who.why}", who.certain))
+    notes.append(Note(f"{path or '.'}: {who.sensor} [{_some(who.bands)}]: {who.why}", who.certain))
     if who.own is not None:
         card = replace(card, sensors=(who.own,))
     layer = LayerCard(who.sensor, who.bands, path=path, order=order_of(path))
