@@ -9,6 +9,7 @@ import rasterio
 import torch
 
 from swath.core import SENSORS, UserError
+from swath.data.open import open_source
 from swath.world import Site, World
 from swath.world.card import table_of
 from swath.world.files import Render, days_of, render, stored, write_scene
@@ -106,6 +107,9 @@ def test_a_scene_is_streamed_and_equals_its_windows(tmp_path, monkeypatch):
     with rasterio.open(made[2]) as src:
         assert np.array_equal(src.read(1), whole.labels["land_cover"].value[0].numpy())
     assert torch.is_tensor(whole.where.lonlat)
+    source = open_source(tmp_path)  # by the card beside it
+    assert {s.id for s in source.sensors} == {"sentinel2-l2a", "hls-s30"} and list(source.labels) == ["land_cover"]
+    assert torch.allclose(source.sample(0).layers["hls-s30"].x, whole.layers["hls-s30"].x, atol=1e-5)
 
 
 def test_mistakes_are_named(tmp_path):
@@ -114,7 +118,8 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="multiple of 3"):
         list(write_scene(World(1).scene((10.0, 52.0), 100, ["hls-s30"], [19000]), tmp_path, "s"))
     with pytest.raises(UserError, match="masks"):
-        list(write_scene(World(1).scene((10.0, 52.0), 60, [], [19000]), tmp_path, "s", ["fields"]))
+        list(write_scene(World(1).scene((10.0, 52.0), 60, ["sentinel2-l2a"], [19000]), tmp_path, "s", ["fields"]))
+    assert not list(tmp_path.iterdir()), "refused before anything is written"
 
 
 def test_items_are_valid_stac(rendered):

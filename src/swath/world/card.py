@@ -24,17 +24,20 @@ CLOUD = 1
 _COLUMN = {"class": "class", "tags": "tags", "scalar": "value"}
 
 
-def card_of(name: str, sensors: Sequence[str], labels: Sequence[str], masked: Sequence[str]) -> str:
-    """The card as TOML; `masked` names the labels of objects that have masks."""
+def card_of(
+    name: str, sensors: Sequence[str], labels: Sequence[str], masked: Sequence[str], *, clouds: bool = True
+) -> str:
+    """The card as TOML; `masked` names the labels of objects with masks, `clouds`: whether cloud masks are there."""
     rows = [
-        "# Written by swath world render.", f"name = {_toml(name)}", 'licence = "CC0-1.0"', "",
+        "# Written by swath world.", f"name = {_toml(name)}", 'licence = "CC0-1.0"', "",
         "[layout]", 'kind = "folder"', 'path = "."', "",
     ]  # fmt: skip
     for one in sensors:
         sensor = SENSORS.get(one)
         date = "" if sensor.kind in STILL else "_{date}"
         path = f"images/{{key}}{date}_{one}.tif"
-        rows += ["[[layer]]", *_pairs({"sensor": one, "bands": sensor.names, "path": path}), *_clouds(sensor), ""]
+        more = _clouds(sensor) if clouds else []
+        rows += ["[[layer]]", *_pairs({"sensor": one, "bands": sensor.names, "path": path}), *more, ""]
     for one in labels:
         rows += ["[[label]]", *_label(LABELS[one], one in masked), ""]
     return "\n".join(rows).rstrip() + "\n"

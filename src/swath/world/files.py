@@ -321,7 +321,13 @@ def _bounded() -> Any:
 
 
 def write_scene(scene: WorldScene, out: Path, key: str, labels: Sequence[str] = ()) -> Iterator[Path]:
-    """A large scene block by block: one cloud-optimised GeoTIFF a date and sensor; memory does not grow with it."""
+    """A large scene block by block: one cloud-optimised GeoTIFF a date and sensor; memory does not grow with it. A card
+    stands beside it. What cannot be written is refused before anything is."""
+    for name in labels:
+        if LABELS[name].kind != "mask":
+            raise UserError(f"a scene can have masks as labels, not '{name}' ({LABELS[name].kind})", where="--label")
+    for sensor in scene.sensors:
+        _step(scene, sensor)
     for sensor in scene.sensors:
         days = scene.days if sensor.kind not in ("elevation", "classes") else scene.days[-1:]
         for day in days:
@@ -333,18 +339,24 @@ def write_scene(scene: WorldScene, out: Path, key: str, labels: Sequence[str] = 
             yield written
             write_json(out / "items" / f"{name}.json", stac_item(key, sensor, scene.grid, day, f"../images/{name}.tif"))
     for name in labels:
-        if LABELS[name].kind != "mask":
-            raise UserError(f"a scene can have masks as labels, not '{name}' ({LABELS[name].kind})", where="--label")
         with _bounded():
             written = _stream_label(scene, name, out / "labels" / name / f"{key}.tif")
         yield written
+    ids = [s.id for s in scene.sensors]
+    _write_text(out / "card.toml", card.card_of(f"world-{key}", ids, labels, (), clouds=False))
 
 
-def _stream(scene: WorldScene, sensor: Sensor, path: Path, day: int) -> Path:
+def _step(scene: WorldScene, sensor: Sensor) -> int:
+    """Pixels of the scene in one of the sensor's, along a side."""
     step = max(1, round(sensor.gsd / scene.frame.gsd))
     if scene.frame.height % step or scene.frame.width % step or (BLOCK % step and step > BLOCK):
         raise UserError(f"a scene of {scene.frame.height} pixels does not hold whole pixels of {sensor.id}",
                         where="--size", remedy=f"choose a multiple of {step}")  # fmt: skip
+    return step
+
+
+def _stream(scene: WorldScene, sensor: Sensor, path: Path, day: int) -> Path:
+    step = _step(scene, sensor)
     block = BLOCK // step * step
     zoom = max(1, round(scene.frame.gsd / sensor.gsd))
     grid = scene.grid.rescale((scene.frame.height * zoom // step, scene.frame.width * zoom // step))
