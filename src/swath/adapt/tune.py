@@ -154,6 +154,7 @@ def _cache(run: TuneRun, ready: Prepared, out: Path, index: Sequence[int]) -> So
     key = fingerprint_of(
         delta.hash_of(delta.fingerprints(ready.task.encoder)), ready.source.fingerprint,
         json.dumps([ready.bands, plain(run.adaptation), ready.recipe.statistics, list(index), ready.recipe.fusion]),
+        json.dumps(plain(run.encoder)),  # the same tensors may be asked in several ways
     )  # fmt: skip
     if run.loop.device != "cpu" and torch.cuda.is_available():
         ready.task.cuda()
