@@ -95,7 +95,7 @@ PLANS = {
         {**DECODER, "sees": S2, "norm_pix": False, "weighting": "uncertainty"},
         sensors=(S2, S1),
         probed=(S2,),
-        steps=700,
+        steps=1100,
     ),
     "supervised": Plan(
         {
