@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,3 +156,21 @@ def test_the_compiler_is_not_imported_for_a_plain_run(tmp_path):
     here = Path(__file__).parent
     env = {**os.environ, "PYTHONPATH": f"{here}:{here.parents[1] / 'src'}"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, check=True)
+
+
+STAGED = {"resnet18": "conv1", "convnext_atto": "stem", "swin_tiny_patch4_window7_224": "patch_embed"}
+
+
+@pytest.mark.parametrize(("model", "blocks"), zip(STAGED, (8, 12, 12), strict=True))
+def test_depth_grows_along_networks_of_stages(model, blocks):
+    """Every stage counts, and what leads from one to the next stands between them."""
+    net = timm.create_model(model, num_classes=0)
+    depth = depth_of(net)
+    assert len(blocks_of(net)) == blocks and set(depth.values()) >= set(range(blocks + 1))
+    for name, layer in depth.items():
+        assert (layer == 0) == (name.startswith((STAGED[model], "bn1"))), name
+        if ".downsample." in name and model != "resnet18":
+            stage = name.split(".downsample")[0]
+            assert layer == min(v for k, v in depth.items() if k.startswith(f"{stage}.blocks.")), name
+    order = [max(v for k, v in depth.items() if b + "." in k) for b, _ in blocks_of(net)]
+    assert order == list(range(1, blocks + 1))

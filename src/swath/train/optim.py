@@ -18,8 +18,9 @@ from swath.train.config import LoopConfig
 def blocks_of(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
     """The repeated blocks of a network in order of depth, with their names.
 
-    They are the children of the list or sequence of like modules that holds most parameters; where those hold
-    such lists themselves (stages), the inner ones count. Used for layer decay, sharding and compiling.
+    They are the children of the list or sequence of like modules that holds most parameters, and of its brothers that
+    differ by number alone (`layer1` to `layer4`); where those hold such lists themselves (stages), the inner ones
+    count. Used for layer decay, sharding and compiling.
     """
     found: list[tuple[int, str, nn.Module]] = []
     for name, m in encoder.named_modules():
@@ -30,23 +31,44 @@ def blocks_of(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
         return []
     _, name, trunk = max(found, key=lambda f: (f[0], -len(f[1])))
     out: list[tuple[str, nn.Module]] = []
-    for key, child in trunk.named_children():
-        inner = blocks_of(child)
-        path = f"{name}.{key}" if name else key
-        out += [(f"{path}.{k}", m) for k, m in inner] or [(path, child)]
+    for first, part in _brothers(encoder, name, trunk):
+        for key, child in part.named_children():
+            inner = blocks_of(child)
+            path = f"{first}.{key}" if first else key
+            out += [(f"{path}.{k}", m) for k, m in inner] or [(path, child)]
     return out
 
 
+def _brothers(encoder: nn.Module, name: str, trunk: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The lists beside this one, itself included, with its name but for a number and with blocks of its kind."""
+    above, _, own = name.rpartition(".")
+    stem = own.rstrip("0123456789")
+    if stem in ("", own):
+        return [(name, trunk)]
+    kind = type(next(trunk.children()))
+    return [
+        (f"{above}.{n}" if above else n, m)
+        for n, m in encoder.get_submodule(above).named_children()
+        if n.rstrip("0123456789") == stem and isinstance(m, type(trunk)) and {type(c) for c in m.children()} == {kind}
+    ]
+
+
 def depth_of(encoder: nn.Module, prefix: str = "") -> dict[str, int]:
-    """Layer number of every parameter of an encoder: 0 before the blocks, i + 1 in block i, and after them n + 1."""
+    """Layer number of every parameter of an encoder: 0 before the blocks, i + 1 in block i and in what stands before it
+    and after the block before (a stage's entrance), and n + 1 after them all."""
     blocks = [name for name, _ in blocks_of(encoder)]
     depth: dict[str, int] = {}
-    seen = False
+    between: list[str] = []
+    last = -1
     for name, _ in encoder.named_parameters():
         inside = next((i for i, b in enumerate(blocks) if name == b or name.startswith(b + ".")), None)
-        seen = seen or inside is not None
-        depth[prefix + name] = inside + 1 if inside is not None else (len(blocks) + 1 if seen else 0)
-    return depth
+        if inside is None:
+            between.append(prefix + name)
+            continue
+        depth |= dict.fromkeys(between, inside + 1 if last >= 0 else 0)
+        between, last = [], inside
+        depth[prefix + name] = inside + 1
+    return depth | dict.fromkeys(between, len(blocks) + 1 if last >= 0 else 0)
 
 
 def groups(module: nn.Module, config: LoopConfig) -> list[dict[str, Any]]:
