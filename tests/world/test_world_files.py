@@ -94,7 +94,7 @@ def test_a_scene_is_streamed_and_equals_its_windows(tmp_path, monkeypatch):
     from swath.world import files
 
     monkeypatch.setattr(files, "BLOCK", 48)
-    scene = World(7).scene((10.0, 52.0), 120, ["sentinel2-l2a", "hls-s30"], days_of(DAYS[:1]))
+    scene = World(7).scene((10.0, 52.0), 120, {"sentinel2-l2a": ["blue", "nir"], "hls-s30": ["red"]}, days_of(DAYS[:1]))
     made = list(write_scene(scene, tmp_path, "s", ["land_cover"]))
     whole = scene.read(scene.grid.window, labels=["land_cover"])
     with rasterio.open(made[0]) as src:

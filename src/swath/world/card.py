@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swath.core import SENSORS, LabelSpec, Sensor
+from swath.core import LabelSpec, Sensor
 from swath.world.labels import LABELS
 from swath.world.planet import comes_masked
 
@@ -25,19 +25,18 @@ _COLUMN = {"class": "class", "tags": "tags", "scalar": "value"}
 
 
 def card_of(
-    name: str, sensors: Sequence[str], labels: Sequence[str], masked: Sequence[str], *, clouds: bool = True
+    name: str, sensors: Sequence[Sensor], labels: Sequence[str], masked: Sequence[str], *, clouds: bool = True
 ) -> str:
     """The card as TOML; `masked` names the labels of objects with masks, `clouds`: whether cloud masks are there."""
     rows = [
         "# Written by swath world.", f"name = {_toml(name)}", 'licence = "CC0-1.0"', "",
         "[layout]", 'kind = "folder"', 'path = "."', "",
     ]  # fmt: skip
-    for one in sensors:
-        sensor = SENSORS.get(one)
+    for sensor in sensors:
         date = "" if sensor.kind in STILL else "_{date}"
-        path = f"images/{{key}}{date}_{one}.tif"
+        path = f"images/{{key}}{date}_{sensor.id}.tif"
         more = _clouds(sensor) if clouds else []
-        rows += ["[[layer]]", *_pairs({"sensor": one, "bands": sensor.names, "path": path}), *more, ""]
+        rows += ["[[layer]]", *_pairs({"sensor": sensor.id, "bands": sensor.names, "path": path}), *more, ""]
     for one in labels:
         rows += ["[[label]]", *_label(LABELS[one], one in masked), ""]
     return "\n".join(rows).rstrip() + "\n"

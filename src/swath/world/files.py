@@ -301,6 +301,7 @@ def under_clouds(out: Path) -> dict[str, str]:
 def _write_card(out: Path, run: Render, keys: Sequence[str]) -> None:
     """The card, and labels that are not rasters once more in one file."""
     masked: list[str] = []
+    sensors = [SENSORS.get(s) for s in run.sensors]
     for name in run.labels:
         spec = LABELS[name]
         if spec.kind in ("class", "tags", "scalar"):
@@ -311,7 +312,7 @@ def _write_card(out: Path, run: Render, keys: Sequence[str]) -> None:
             write_json(out / "labels" / f"{name}.json", card.coco_of(spec, card.gathered(out, name, keys), run.size))
     _write_text(
         out / "card.toml",
-        card.card_of("-".join((f"world{run.seed}", run.near, *run.labels)), run.sensors, run.labels, masked),
+        card.card_of("-".join((f"world{run.seed}", run.near, *run.labels)), sensors, run.labels, masked),
     )
 
 
@@ -342,8 +343,7 @@ def write_scene(scene: WorldScene, out: Path, key: str, labels: Sequence[str] = 
         with _bounded():
             written = _stream_label(scene, name, out / "labels" / name / f"{key}.tif")
         yield written
-    ids = [s.id for s in scene.sensors]
-    _write_text(out / "card.toml", card.card_of(f"world-{key}", ids, labels, (), clouds=False))
+    _write_text(out / "card.toml", card.card_of(f"world-{key}", scene.sensors, labels, (), clouds=False))
 
 
 def _step(scene: WorldScene, sensor: Sensor) -> int:
