@@ -65,7 +65,7 @@ def test_encoders_without_tokens_learn(model):
     ramp = torch.linspace(0, 0.4, 64).view(1, 1, 1, 64, 1).expand(4, 1, 4, 64, 64)
     batch = Batch({sensor.id: Layer.of(sensor, ramp * torch.rand(4, 1, 4, 1, 1))}, Where.unknown(4), {})
     objective = Inpaint(side=16).build(Kit(encoder, batch[torch.tensor([0])]))
-    losses = learn(objective, batch, 12, 3e-4)
+    losses = learn(objective, batch, 32, 3e-4)
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 
