@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from swath.models.layers import products
-from swath.models.layers.products import Linear, Up, linear, linear_gelu, mlp
+from swath.models.layers.products import Linear, Point, Up, linear, linear_gelu, mlp
 from swath.models.layers.transformer import Mlp, mlp_of
 from swath.train.compute import Operations
 
@@ -123,6 +123,34 @@ def test_squares_without_overlap_are_the_transposed_convolution(batch, inside, o
         close(a, c)
     empty = layer(x[:0])
     assert empty.shape == want[:0].shape
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 7), st.integers(1, 7))
+def test_one_pixel_is_a_product(batch, inside, outside, high, wide):
+    layer = Point(inside, outside)
+    x = torch.randn(batch, inside, high, wide, requires_grad=True)
+    wrt, up = [x, layer.weight, layer.bias], torch.randn(batch, outside, high, wide)
+    want = F.conv2d(x, layer.weight, layer.bias)
+    for laid in (x, x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)):  # the second lies channels last
+        ours = layer(laid)
+        close(ours, want)
+        for a, c in zip(torch.autograd.grad(ours, wrt, up), torch.autograd.grad(want, wrt, up, retain_graph=True),
+                        strict=True):  # fmt: skip
+            close(a, c)
+    single = x[0] if batch else x
+    close(layer(single), F.conv2d(single, layer.weight, layer.bias))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_a_convolution_of_one_pixel_is_counted_as_one():
+    sums = []
+    for each in (Point(8, 3), nn.Conv2d(8, 3, 1)):
+        with Operations() as noted:
+            each(torch.randn(2, 8, 5, 5, requires_grad=True)).sum().backward()
+        sums.append(noted.flops())
+    assert sums[0] == sums[1] == 3 * 2 * 2 * 25 * 8 * 3
 
 
 @pytest.mark.parametrize("frozen", [(), ("x",), ("w1", "b1", "w2", "b2"), ("w2", "b2"), ("x", "w1", "b1"), ("b1",)])

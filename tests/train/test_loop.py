@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toy_train import ToySource, ToyTask, flat, same
 
 from swath.core import SwathError, UserError
-from swath.train import Feed, LoopConfig, Validation, fit
+from swath.train import Feed, LoopConfig, Validation, checkpoint, fit
 
 BASE = LoopConfig(steps=12, batch_size=6, lr=5e-3, warmup=2, ema=0.9, clip=1.0, save_every=4, progress=False)
 
@@ -225,6 +227,42 @@ def test_best_weights_early_stop_and_history(tmp_path):
     again, second = train(tmp_path, config, ToyTask(), validate=Validation(run, "f1"))
     assert second.stopped == "early"
     assert same(flat(again), kept[0.5])
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize(("scores", "held"), [([0.1, 0.5, 0.9], False), ([0.9, 0.5, 0.1], True)])
+def test_the_best_weights_are_written_once_and_come_back(tmp_path, ema, scores, held):
+    """Where the newest are the best, a checkpoint holds no second copy; a later resume finds them all the same."""
+    kept = {}
+
+    def judged(values):
+        def run(module):
+            value = next(values)
+            kept[value] = flat(module)
+            return {"f1": value}
+
+        return Validation(run, "f1")
+
+    config = replace(BASE, steps=9, validate_every=3, save_every=3, ema=ema)
+    whole, _ = train(tmp_path / "whole", config, validate=judged(iter(scores)))
+
+    def killed(values):
+        yield from values
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "two", config, validate=judged(killed(scores[:2])))
+    last = checkpoint.latest(tmp_path / "two" / "checkpoints")
+    assert last is not None
+    assert any(k.startswith("best.") for k in load_file(last / "state.safetensors")) is held
+    again, report = train(tmp_path / "two", config, validate=judged(iter(scores[2:])))
+    assert report.resumed_from == 6
+    assert same(flat(whole), flat(again))
+    assert same(flat(again), kept[max(scores)])
+    shutil.copytree(last, tmp_path / "three" / "checkpoints" / last.name)
+    third, report = train(tmp_path / "three", config, validate=judged(iter([0.05])))  # worse than what was saved
+    assert report.best == max(scores[:2])
+    assert same(flat(third), kept[report.best])
 
 
 def test_ema_weights_are_judged_and_kept(tmp_path):

@@ -107,7 +107,7 @@ class Fields(TaskModule):
     def _pixels(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         out = self.head(features, batch, self._size(batch))
         p = (out.float() / cast("Tensor", self.temperature)).softmax(1)
-        return out, {"classes": p.argmax(1), "probabilities": p}
+        return out, {"classes": p.max(1).indices, "probabilities": p}
 
     def tell(self, features: Features, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         out, told = self._pixels(features, batch)

@@ -13,6 +13,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,12 @@ def publish(folder: Path, step: int, state: State, record: Mapping[str, Any], ke
         if lead:
             (tmp / "state.json").write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
             files = sorted(p for p in tmp.rglob("*") if p.is_file())
-            sums = {str(p.relative_to(tmp)): _sha256(p) for p in files}
+            with ThreadPoolExecutor(1) as disk:  # sums are taken while the disk takes the files
+                synced = disk.map(_sync, files)
+                sums = {str(p.relative_to(tmp)): _sha256(p) for p in files}
+                list(synced)
             (tmp / "manifest.json").write_text(json.dumps(sums, indent=1), encoding="utf-8")
-            for p in (*files, tmp / "manifest.json", tmp):
+            for p in (tmp / "manifest.json", tmp):
                 _sync(p)
             if final.exists():
                 shutil.rmtree(final)

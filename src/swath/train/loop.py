@@ -176,16 +176,29 @@ class _Fit:
             return 0
         record = checkpoint.record_of(last)
         checkpoint.compare(record["fingerprints"], prints, self.config.allow, str(last))
-        checkpoint.restore(last, self._state())
         self.journey = Journey(**record["journey"])
+        checkpoint.restore(last, self._state())
+        if self._newest_is_best:
+            live = self._swap_in_ema()
+            self._keep_as_best()
+            self._put_back(live)
         return self.journey.step
 
+    @property
+    def _newest_is_best(self) -> bool:
+        return self.journey.best is not None and self.journey.best_step == self.journey.step
+
+    def _keep_as_best(self) -> None:
+        for name, tensor in checkpoint.split_constant(self.module)[0].items():
+            self.best[name].copy_(tensor.detach())
+
     def _state(self) -> checkpoint.State:
+        """All that goes on; the best weights only where they are not the newest."""
         parts = {
             "model": checkpoint.split_constant(self.module)[0],
             "optim": checkpoint.optimizer_state(self.optimizer),
             "ema": self.ema,
-            "best": self.best,
+            "best": {} if self._newest_is_best else self.best,
         }
         return {f"{part}.{k}": v for part, tensors in parts.items() for k, v in tensors.items()}
 
@@ -325,8 +338,7 @@ class _Fit:
             j.history.append(value)
             if not math.isnan(value) and validate.better(value, j.best):
                 j.best, j.best_step = value, j.step
-                for name, tensor in checkpoint.split_constant(module)[0].items():
-                    self.best[name].copy_(tensor)
+                self._keep_as_best()
         self._put_back(live)
         if self.progress is not None:
             self.progress.note(j.step, {**scores, "best": j.best})

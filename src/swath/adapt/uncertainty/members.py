@@ -29,7 +29,7 @@ def combine(told: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         inner = torch.stack([own(one) for one in p]).mean(0)
         out = {"probabilities": mean, "spread": (own(mean) - inner).clamp_min(0.0)}
         if "classes" in told[0]:
-            out["classes"] = mean.argmax(1)
+            out["classes"] = mean.max(1).indices
         if "tags" in told[0]:
             out["tags"] = mean > 0.5
         return out
