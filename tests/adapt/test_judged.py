@@ -1,5 +1,6 @@
 """What the input does not show is neither learnt from nor judged; a change needs both of its dates."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,13 @@ from swath.adapt.bundle import Bundle
 from swath.adapt.evaluate import batches, evaluate
 from swath.adapt.predict import predict
 from swath.adapt.prepare import prepare
+from swath.adapt.run import TuneRun
 from swath.adapt.task import judged, observed
 from swath.adapt.tune import tune
+from swath.cli.main import main
+from swath.core import config
 from swath.core.batch import Batch, Boxes, Label, Layer, collate
-from swath.core.errors import UserError
+from swath.core.errors import SwathWarning, UserError
 from swath.core.sensors import SENSORS
 
 
@@ -168,3 +172,37 @@ def test_one_date_is_no_change(tmp_path):
     first = Layer(layer.sensor, layer.x[:, :1], layer.valid[:, :1], None)
     with pytest.raises(UserError, match=r"comes with 1 date; 'change' compares 2"):
         bundle.predict(Batch({tiny.SENSOR.id: first}, one.where))
+
+
+def test_a_sensor_that_samples_lack_is_said(tmp_path, recwarn):
+    both = {"sentinel2-l2a": ["red", "nir08"], "sentinel1-rtc": []}
+    data = {"kind": "world", "sensors": both, "chips": {"train": 6, "val": 2, "test": 4}, "size": 32, "near": "land",
+            "labels": ["land_cover"], "dates": ["06-20"], "clouds": 0.0}  # fmt: skip
+    plan = {
+        "name": "two", "data": data, "encoder": {"kind": "swath-vit", "size": "nano"}, "task": "segment",
+        "loop": {"steps": 2, "batch_size": 2, "progress": False}, "out": str(tmp_path / "two"),
+        "trust": {"chips": 0, "bootstrap": 0},
+    }  # fmt: skip
+    run = config.parse(plan, TuneRun)
+    bundle = Bundle.load(tune(run).bundle)
+
+    def answers(missing):
+        source = replace(run.data, missing=missing).build()
+        predict(bundle, source, tmp_path / "told", split="test")
+        return [json.loads(x) for x in (tmp_path / "told/predictions.jsonl").read_text().splitlines()]
+
+    assert not [r for r in answers({}) if "lacks" in r]
+    assert not [w for w in recwarn if "show nothing" in str(w.message)]
+    with pytest.warns(SwathWarning, match="4 of 4 samples show nothing of sentinel1-rtc .*from what is left"):
+        rows = answers({"sentinel1-rtc": 1.0})
+    assert all(r["lacks"] == ["sentinel1-rtc"] and (tmp_path / "told" / r["classes"]).is_file() for r in rows)
+
+
+def test_a_card_shows_its_bands_as_a_table(tmp_path, capsys):
+    found = tune(make(tmp_path, task="segment"), tiny.TinySource("mask"))
+    with pytest.raises(SystemExit) as left:
+        main(["show", "bundle", str(found.bundle)])
+    said = capsys.readouterr().out
+    assert left.value.code == 0 and f"{tiny.SENSOR.id} ({tiny.SENSOR.kind})" in said and " iou_macro: " in said
+    for name in tiny.SENSOR.names:
+        assert any(name in line and "reflectance" in line for line in said.splitlines())

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -59,3 +60,28 @@ def test_a_full_disk_is_no_defect(monkeypatch, capsys):
         main.main(["zoo"])
     said = capsys.readouterr().err
     assert left.value.code == 1 and "runs/x/bundle" in said and "make room" in said and "defect" not in said
+
+
+def test_a_warning_is_a_line_without_code(monkeypatch, capsys):
+    from swath.cli import main, zoo
+    from swath.core import SwathWarning
+
+    def doubtful():
+        warnings.warn("4 of 4 samples show nothing of sentinel1-rtc", SwathWarning, stacklevel=1)
+        warnings.warn("of another library", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr(zoo, "command", doubtful, raising=False)
+    monkeypatch.delattr(zoo, "app", raising=False)
+    usual = warnings.formatwarning
+    with warnings.catch_warnings(), pytest.raises(SystemExit):
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "_showwarnmsg_impl", shown)
+        main.main(["zoo"])
+    said = capsys.readouterr().err
+    assert said.startswith("warning: 4 of 4 samples show nothing of sentinel1-rtc\n")
+    assert "FutureWarning: of another library" in said and warnings.formatwarning is usual
+
+
+def shown(message):
+    """What Python does when nobody records warnings, as pytest does."""
+    sys.stderr.write(warnings.formatwarning(message.message, message.category, message.filename, message.lineno))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from swath.adapt.metrics import names_of
 from swath.adapt.task import observed
 from swath.core.batch import Batch
 from swath.core.contracts import Source
-from swath.core.errors import UnknownName
+from swath.core.errors import SwathWarning, UnknownName
 from swath.core.grid import Grid
 
 
 def predict(bundle: Bundle, source: Source, out: Path, *, split: str = "", uncertainty: bool = False) -> dict[str, Any]:
-    """Write one GeoTIFF a sample and array for dense answers, and `predictions.jsonl` for the rest."""
+    """Write one GeoTIFF a sample and array for dense answers, and `predictions.jsonl` for the rest.
+
+    A sensor that the model knows and a sample lacks is named in its line (`lacks`), and all of them are warned of."""
     splits = source.splits()
     if split and split not in splits:
         raise UnknownName("split", split, splits, where=source.name)
@@ -29,11 +32,15 @@ def predict(bundle: Bundle, source: Source, out: Path, *, split: str = "", uncer
     out.mkdir(parents=True, exist_ok=True)
     every = bundle.task.every_date
     lines: list[str] = []
-    rasters = 0
+    rasters, lacking = 0, {s: list[str]() for s in bands}
     for i in index:
         batch = source.sample(int(i), bands)
         name = names_of(batch)[0]
         row: dict[str, Any] = {"name": name}
+        if lacks := [s for s in bands if s not in batch.layers or not batch.layers[s].valid.any()]:
+            row["lacks"] = lacks
+            for s in lacks:
+                lacking[s].append(name)
         for key, value in bundle.predict(batch, uncertainty).items():
             array = value[0].float().cpu().numpy() if value.dtype.is_floating_point else value[0].cpu().numpy()
             if value.ndim >= 3 and key not in ("boxes", "masks"):
@@ -48,6 +55,11 @@ def predict(bundle: Bundle, source: Source, out: Path, *, split: str = "", uncer
         if "classes" in row and isinstance(row["classes"], int):
             row["class"] = bundle.label.classes[row["classes"]]
         lines.append(json.dumps(row))
+    then = "they are answered from what is left" if len(bands) > 1 else "their answers tell nothing of them"
+    for sensor, those in lacking.items():
+        if those:
+            head = f"{len(those)} of {len(index)} samples show nothing of {sensor} (the first: {those[0]})"
+            warnings.warn(f"{head}: {then}", SwathWarning, stacklevel=2)
     target = out / "predictions.jsonl"
     part = target.with_name(target.name + ".part")
     part.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -63,8 +75,6 @@ def _grid(batch: Batch, value: Tensor) -> Grid | None:
 def write_raster(path: Path, planes: Any, grid: Grid | None, what: tuple[tuple[str, ...], Any]) -> None:
     """A GeoTIFF of planes (C, H, W), georeferenced where the sample's grid is known. `what`: the names of classes, and
     the pixels that the input shows (None: all of them); an answer about others is no data."""
-    import warnings
-
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.transform import Affine

@@ -48,7 +48,7 @@ def _words(value: Any) -> str:
         items = ((k, _words(v)) for k, v in cast("Mapping[Any, Any]", value).items())
         return "; ".join(f"{k}: {v}" for k, v in items if v)
     if isinstance(value, float):
-        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.1f}"
+        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}" if value.is_integer() else f"{value:.1f}"
     return "" if value is None else str(value)
 
 

@@ -19,7 +19,16 @@ def command(
     if family == "bundle":
         from swath.adapt.bundle import open_card
 
-        answer(open_card(name), as_json)
+        card = open_card(name)
+        if as_json:
+            answer(card, True)
+            return
+        layers = card.pop("inputs")
+        card["metrics"] = dict(sorted(card["metrics"].items(), key=lambda item: "/" in item[0]))  # of classes: last
+        answer({k: v for k, v in card.items() if v not in (None, "", (), {}, [])}, False)
+        for one in layers:
+            dates = "-".join(str(n) for n in dict.fromkeys(one["dates"]))
+            answer(one["bands"], False, title=f"{one['sensor']} ({one['kind']}), dates: {dates}")
         return
     facts, rows = describe(family, name)
     if as_json:
