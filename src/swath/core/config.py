@@ -140,7 +140,11 @@ def read(path: str | Path, sets: Sequence[str] = ()) -> dict[str, Any]:
 
     file = Path(path)
     if not file.is_file():
-        raise UserError("there is no such file", where=str(file))
+        raise UserError(
+            "there is no such file",
+            where=str(file),
+            remedy="check the path; `swath init DATA --task TASK` writes a run",
+        )
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as why:
