@@ -1,6 +1,6 @@
 """Tune on the simulated Earth: every task against the majority or mean, and against a random forest on pixels.
 
-    python benchmarks/tune_world.py [CASE ...] [--steps N] [--chips N] [--seed N]   # one record a case and seed
+    python benchmarks/tune_world.py [CASE ...] [--steps N] [--chips N] [--val N] [--seed N]  # a record a case and seed
     python benchmarks/tune_world.py --table                      # writes the table of docs/tune.md from the records
 
 Every case runs with what `swath init` writes (the task's defaults, its loop, flips and turns), on a random start of the
@@ -294,10 +294,10 @@ def tested(task: str) -> int:
     return 256 if task in CHIPS else 64
 
 
-def plan_of(name: str, steps: int, chips: int, seed: int, out: Path) -> TuneRun:
+def plan_of(name: str, steps: int, chips: int, seed: int, out: Path, val: int = 32) -> TuneRun:
     """What `swath init` would write, on generated data."""
     task, whole, data = chosen(name)
-    parts = {"train": chips, "val": 32, "test": tested(task)}
+    parts = {"train": chips, "val": val, "test": tested(task)}
     source = {"kind": "world", "sensors": {"sentinel2-l2a": S2}, "chips": parts, "size": 64, **data}
     loop = loop_of(chips) | {"steps": steps, "seed": seed, "validate_every": max(1, steps // 5), "progress": False}
     loop.pop("epochs")
@@ -329,10 +329,10 @@ def opened(name: str, run: TuneRun):
     return built
 
 
-def case(name: str, steps: int, chips: int, seed: int, out: Path) -> dict:
+def case(name: str, steps: int, chips: int, seed: int, out: Path, val: int = 32) -> dict:
     """One record: scores side by side on the same test chips."""
     task, whole, data = chosen(name)
-    run = plan_of(name, steps, chips, seed, out)
+    run = plan_of(name, steps, chips, seed, out, val)
     built = opened(name, run)
     began = time.monotonic()
     found = tune(run, built)
@@ -342,7 +342,7 @@ def case(name: str, steps: int, chips: int, seed: int, out: Path) -> dict:
         "case": name, "seed": seed, "task": whole, "label": label, "metric": primary,
         "direction": found.record["direction"],
         "tuned": found.scores[primary], "interval": found.record["intervals"].get(primary),
-        "baseline": found.baseline.get(primary), "steps": steps, "train": chips, "test": tested(task),
+        "baseline": found.baseline.get(primary), "steps": steps, "train": chips, "val": val, "test": tested(task),
         "seconds": {"tune": round(tuned - began, 1)}, "notes": found.record["notes"],
         "scores": {k: round(v, 4) for k, v in found.scores.items() if "/" not in k and v == v},
         "history": [round(v, 4) for v in found.record["fit"]["history"]],
@@ -412,6 +412,7 @@ def main():
     parser.add_argument("cases", nargs="*", default=[])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--chips", type=int, default=400)
+    parser.add_argument("--val", type=int, default=32, help="validation chips; `init` gives 15 for 70 to train")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
@@ -422,7 +423,7 @@ def main():
         return
     for name in given.cases or CASES:
         with tempfile.TemporaryDirectory() as out:
-            row = case(name, given.steps, given.chips, given.seed, Path(out))
+            row = case(name, given.steps, given.chips, given.seed, Path(out), given.val)
         keep(row)
         shown = ("metric", "tuned", "interval", "baseline", "forest", "lead", "without", "seconds")
         line = {k: row.get(k) for k in shown}
