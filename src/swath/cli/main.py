@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import warnings
 from importlib import import_module
 from pathlib import Path
 
 import typer
 
-from swath.core.errors import SwathError, SwathWarning, UnknownName
+from swath.core.errors import SwathError, UnknownName, readable_warnings
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-USUAL = warnings.formatwarning
 NOT_VERBS = {"__init__", "__main__", "main", "output", "families", "members"}
 
 
@@ -50,25 +48,16 @@ def build() -> typer.Typer:
     return app
 
 
-def readable(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning of ours as one line, not with the line of code that gave it; others as Python shows them."""
-    if issubclass(category, SwathWarning):
-        return f"warning: {message}\n"
-    return USUAL(message, category, filename, lineno, line)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exit code 2 for a user's mistake, 1 for ours, 130 for Ctrl-C."""
     args = sys.argv[1:] if argv is None else argv
     first = next((a for a in args if not a.startswith("-")), None)
     debug = os.environ.get("SWATH_DEBUG")
-    warnings.formatwarning = readable
     try:
         if first is not None and first.replace("-", "_") not in verbs():
             raise UnknownName("verb", first, [v.replace("_", "-") for v in verbs()], where="swath")
-        build()(args=args)
+        with readable_warnings():
+            build()(args=args)
     except SwathError as error:
         if os.environ.get("SWATH_DEBUG"):
             raise
@@ -86,6 +75,5 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr.write(f"error: {type(error).__name__}: {error}\n  remedy: {remedy}\n")
         raise SystemExit(1) from None
     finally:
-        warnings.formatwarning = USUAL
         if debug is None:
             os.environ.pop("SWATH_DEBUG", None)  # what --debug said holds for this call

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 
 class SwathWarning(UserWarning):
@@ -46,3 +48,18 @@ class UnknownName(UserError):
         remedy = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names[:20]) or 'none'}"
         self.name, self.nearest = name, close
         super().__init__(f"unknown {kind} '{name}'", where=where, remedy=remedy)
+
+
+@contextmanager
+def readable_warnings() -> Generator[None]:
+    """A warning of ours is one line, without the line of code that gave it; others stand as Python shows them."""
+    usual = warnings.formatwarning
+
+    def shown(text: Warning | str, kind: type[Warning], file: str, at: int, line: str | None = None) -> str:
+        return f"warning: {text}\n" if issubclass(kind, SwathWarning) else usual(text, kind, file, at, line)
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
