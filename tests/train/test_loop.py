@@ -265,6 +265,16 @@ def test_the_best_weights_are_written_once_and_come_back(tmp_path, ema, scores, 
     assert same(flat(third), kept[report.best])
 
 
+@pytest.mark.parametrize("scores", [(0.1, 0.5), (0.5, 0.1)])
+def test_a_run_that_was_validated_does_not_go_on_without(tmp_path, scores):
+    given = iter(scores)
+    config = replace(BASE, steps=9, validate_every=3, save_every=3)
+    with pytest.raises(StopIteration):
+        train(tmp_path, config, validate=Validation(lambda _: {"f1": next(given)}, "f1"))
+    with pytest.raises(UserError, match="this run has none"):
+        train(tmp_path, config)
+
+
 def test_ema_weights_are_judged_and_kept(tmp_path):
     seen = []
     module, _ = train(tmp_path, replace(BASE, steps=3, validate_every=3), ToyTask(),

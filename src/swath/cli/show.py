@@ -19,21 +19,22 @@ def command(
     if family == "bundle":
         from swath.adapt.bundle import open_card
 
-        card = open_card(name)
+        facts = open_card(name)
         if as_json:
-            answer(card, True)
+            answer(facts, True)
             return
-        layers = card.pop("inputs")
-        card["metrics"] = dict(sorted(card["metrics"].items(), key=lambda item: "/" in item[0]))  # of classes: last
-        answer({k: v for k, v in card.items() if v not in (None, "", (), {}, [])}, False)
-        for one in layers:
-            dates = "-".join(str(n) for n in dict.fromkeys(one["dates"]))
-            answer(one["bands"], False, title=f"{one['sensor']} ({one['kind']}), dates: {dates}")
-        return
-    facts, rows = describe(family, name)
-    if as_json:
-        answer({**facts, **rows}, True)
-        return
+        facts["metrics"] = dict(sorted(facts["metrics"].items(), key=lambda item: "/" in item[0]))  # of classes: last
+        rows = {f"{x['sensor']} ({x['kind']}), dates: {_span(x['dates'])}": x["bands"] for x in facts.pop("inputs")}
+    else:
+        facts, rows = describe(family, name)
+        if as_json:
+            answer({**facts, **rows}, True)
+            return
     answer({k: v for k, v in facts.items() if v not in (None, "", (), {}, [])}, False)
     for title, table in rows.items():
         answer(table, False, title=title)
+
+
+def _span(dates: list[int]) -> str:
+    """The fewest and the most dates."""
+    return "-".join(str(n) for n in dict.fromkeys(dates))

@@ -177,6 +177,12 @@ class _Fit:
         record = checkpoint.record_of(last)
         checkpoint.compare(record["fingerprints"], prints, self.config.allow, str(last))
         self.journey = Journey(**record["journey"])
+        if self.journey.best is not None and not self.best:
+            raise UserError(
+                f"a validation chose the weights of step {self.journey.best_step}; this run has none",
+                where=str(last),
+                remedy="resume with the validation that the run began with, or start in another folder",
+            )
         checkpoint.restore(last, self._state())
         if self._newest_is_best:
             live = self._swap_in_ema()
